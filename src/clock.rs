@@ -1,0 +1,21 @@
+//! The one place that reads the clock. Everything else takes the time as an argument, so that the simulator can run the same
+//! code on a clock of its own.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The monotonic time now.
+#[expect(clippy::disallowed_methods, reason = "this file owns the clock")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Milliseconds since the Unix epoch, as Tribes stamps its messages; 0 for a clock set before 1970.
+#[expect(clippy::disallowed_methods, reason = "this file owns the clock")]
+pub(crate) fn epoch_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What is left of a time-out that started at `since`; zero when it is over.
+pub(crate) fn left(since: Instant, timeout: Duration) -> Duration {
+    timeout.saturating_sub(now().saturating_duration_since(since))
+}

@@ -1,0 +1,459 @@
+//! How a sender learns what became of a message: one [`Sending`] per send, one [`Leg`] per destination.
+//!
+//! A message cannot be lost silently. Its legs travel with it through the stack and the transport; each ends in
+//! [`delivered`](Leg::delivered) or [`fail`](Leg::fail), and a leg that is merely dropped reports [`FaultCause::Dropped`].
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::budget::Permit;
+use crate::clock;
+use crate::id::UniqueId;
+use crate::member::Member;
+
+/// A message on its way to one destination.
+///
+/// Whoever holds a leg owes its sender an answer. An interceptor that makes several messages of one [forks](Self::fork) the leg:
+/// the destination then counts as reached when all forks are delivered.
+#[must_use = "a leg that is dropped reports the destination as faulty"]
+pub struct Leg {
+    member: Member,
+    shared: Option<Arc<Shared>>,
+    permit: Option<Permit>,
+}
+
+impl Leg {
+    /// A leg whose outcome nobody waits for, as for messages that an interceptor sends on its own.
+    pub fn detached(member: Member) -> Self {
+        Self { member, shared: None, permit: None }
+    }
+
+    /// The destination.
+    #[must_use]
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// The destination is reached, as far as the message's options ask.
+    pub fn delivered(mut self) {
+        self.settle(None);
+    }
+
+    /// The destination is not reached.
+    pub fn fail(mut self, cause: FaultCause) {
+        self.settle(Some(cause));
+    }
+
+    /// Another leg to the same destination; the send completes when both are settled.
+    pub fn fork(&self) -> Self {
+        if let Some(shared) = &self.shared {
+            shared.pending.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { member: self.member.clone(), shared: self.shared.clone(), permit: None }
+    }
+
+    /// Whether a caller still wants to know; false once every handle is gone. Only an optimisation.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Keeps a permit until the leg is settled.
+    pub(crate) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    fn settle(&mut self, fault: Option<FaultCause>) {
+        self.permit = None;
+        if let Some(shared) = self.shared.take() {
+            shared.settle(fault.map(|cause| Fault { member: self.member.clone(), cause }));
+        }
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if self.shared.is_some() {
+            self.settle(Some(FaultCause::Dropped));
+        }
+    }
+}
+
+impl fmt::Debug for Leg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Leg({})", self.member)
+    }
+}
+
+/// The handle of one send. Wait for it, `.await` it on any executor, or give it a callback; dropping it changes nothing for the
+/// message.
+#[must_use = "the outcome of the send is lost with its handle"]
+pub struct Sending {
+    shared: Arc<Shared>,
+}
+
+/// What a callback gets.
+type Callback = Box<dyn FnOnce(Result<Receipt, SendError>) + Send>;
+
+struct Shared {
+    id: UniqueId,
+    destinations: usize,
+    pending: AtomicUsize,
+    done: AtomicBool,
+    state: Mutex<State>,
+    settled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    faults: Vec<Fault>,
+    returned: Option<Bytes>,
+    waiting: bool,
+    waker: Option<Waker>,
+    callback: Option<Callback>,
+}
+
+impl Sending {
+    /// A handle and the legs of a message with this id to these members. Sends to no member complete at once.
+    pub fn new(id: UniqueId, members: impl IntoIterator<Item = Member>) -> (Self, Vec<Leg>) {
+        let shared = Arc::new(Shared {
+            id,
+            destinations: 0,
+            pending: AtomicUsize::new(0),
+            done: AtomicBool::new(false),
+            state: Mutex::default(),
+            settled: Condvar::new(),
+        });
+        // Legs hold the shared state, and it holds their number: count first.
+        let members: Vec<_> = members.into_iter().collect();
+        let mut shared = shared;
+        if let Some(fresh) = Arc::get_mut(&mut shared) {
+            fresh.destinations = members.len();
+            fresh.pending = AtomicUsize::new(members.len());
+            fresh.done = AtomicBool::new(members.is_empty());
+        }
+        let legs = members.into_iter().map(|member| Leg { member, shared: Some(Arc::clone(&shared)), permit: None }).collect();
+        (Self { shared }, legs)
+    }
+
+    /// The message's id.
+    #[must_use]
+    pub fn id(&self) -> UniqueId {
+        self.shared.id
+    }
+
+    /// Whether the outcome is known.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.shared.done.load(Ordering::Acquire)
+    }
+
+    /// Blocks until the outcome is known. It will be: every transport gives up in a bounded time.
+    ///
+    /// # Errors
+    ///
+    /// When a destination was not reached; the error names each and why.
+    pub fn wait(self) -> Result<Receipt, SendError> {
+        self.block(None);
+        self.shared.outcome()
+    }
+
+    /// Blocks until the outcome is known or the time is over, and then gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// The handle itself when the time is over.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Receipt, SendError>, Self> {
+        if self.block(Some(timeout)) { Ok(self.shared.outcome()) } else { Err(self) }
+    }
+
+    /// Calls `callback` once with the outcome: on the thread that settles the last destination, or right here when it is known.
+    /// It must not block.
+    pub fn on_complete(self, callback: impl FnOnce(Result<Receipt, SendError>) + Send + 'static) {
+        let mut state = self.shared.lock();
+        if self.is_done() {
+            drop(state);
+            callback(self.shared.outcome());
+        } else {
+            state.callback = Some(Box::new(callback));
+        }
+    }
+
+    /// Blocks until done or the time is over; tells whether it is done.
+    pub(crate) fn block(&self, timeout: Option<Duration>) -> bool {
+        if self.is_done() {
+            return true;
+        }
+        let start = clock::now();
+        let mut state = self.shared.lock();
+        while !self.is_done() {
+            state.waiting = true;
+            state = match timeout {
+                None => self.shared.settled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(timeout) => {
+                    let left = clock::left(start, timeout);
+                    if left.is_zero() {
+                        return false;
+                    }
+                    self.shared.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        true
+    }
+
+    /// Gives the body back with the error, for a caller that asked for it.
+    pub(crate) fn return_body(&self, body: Bytes) {
+        self.shared.lock().returned = Some(body);
+    }
+
+    /// Wakes whoever blocks on this handle, though it is not done: another thread asks it to look around.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.shared))
+    }
+}
+
+/// A second view on a [`Sending`], for a transport that must know when the caller it serves is done.
+#[derive(Clone)]
+pub(crate) struct Watch(Arc<Shared>);
+
+impl Watch {
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.done.load(Ordering::Acquire)
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<Receipt, SendError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.shared.lock();
+        if self.is_done() {
+            drop(state);
+            return Poll::Ready(self.shared.outcome());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Sending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sending").field("id", &self.id()).field("done", &self.is_done()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn settle(&self, fault: Option<Fault>) {
+        if let Some(fault) = fault {
+            self.lock().faults.push(fault);
+        }
+        if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let (waker, callback) = {
+            let mut state = self.lock();
+            self.done.store(true, Ordering::Release);
+            if state.waiting {
+                self.settled.notify_all();
+            }
+            (state.waker.take(), state.callback.take())
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(callback) = callback {
+            callback(self.outcome());
+        }
+    }
+
+    fn outcome(&self) -> Result<Receipt, SendError> {
+        let mut state = self.lock();
+        if state.faults.is_empty() {
+            return Ok(Receipt { id: self.id, delivered: self.destinations });
+        }
+        // Forks of one destination may each have failed; the first cause tells most.
+        let mut seen = HashSet::new();
+        let mut faults = std::mem::take(&mut state.faults);
+        faults.retain(|fault| seen.insert(fault.member.clone()));
+        Err(SendError { id: self.id, destinations: self.destinations, faults, returned: state.returned.take() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A send that reached every destination, as far as its options ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The message's id.
+    pub id: UniqueId,
+    /// How many destinations it went to.
+    pub delivered: usize,
+}
+
+/// A send that did not reach every destination. Those that are not listed were reached.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SendError {
+    /// The message's id.
+    pub id: UniqueId,
+    /// How many destinations the message had.
+    pub destinations: usize,
+    /// Each destination that was not reached, once, with the cause.
+    pub faults: Vec<Fault>,
+    /// The body, when the message was handed back because a queue was full.
+    pub returned: Option<Bytes>,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} destinations not reached", self.faults.len(), self.destinations)?;
+        let mut separator = ": ";
+        for Fault { member, cause } in &self.faults {
+            write!(f, "{separator}{member} {cause}")?;
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// A destination that was not reached.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The destination.
+    pub member: Member,
+    /// Why.
+    pub cause: FaultCause,
+}
+
+/// Why a destination was not reached.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FaultCause {
+    /// No connection could be opened, in all attempts.
+    #[error("could not be connected to: {0}")]
+    Connect(io::ErrorKind),
+    /// The connection ended before the outcome was known, in all attempts. The message may have arrived.
+    #[error("lost its connection: {0}")]
+    Connection(io::ErrorKind),
+    /// No acknowledgement came in time. The message may have arrived.
+    #[error("did not answer within {0:?}")]
+    Timeout(Duration),
+    /// The receiver's listener failed: a negative acknowledgement.
+    #[error("received the message, but its listener failed")]
+    Rejected,
+    /// The queue to this destination is full.
+    #[error("has a full queue")]
+    QueueFull,
+    /// The message is larger than the transport takes.
+    #[error("cannot take {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The size of the body or datagram, in bytes.
+        size: usize,
+        /// What the transport takes, in bytes.
+        limit: usize,
+    },
+    /// A datagram was asked for, and the member has no UDP port or this channel no UDP transport.
+    #[error("cannot be reached by UDP")]
+    NoUdp,
+    /// The transport does not know a way to such a member.
+    #[error("cannot be reached by this transport")]
+    Unreachable,
+    /// The channel is stopped, or was before the message was sent.
+    #[error("was not sent to: the channel is stopped")]
+    Stopped,
+    /// Something between the sender and the transport lost the message; a bug of an interceptor or a transport.
+    #[error("was not sent to: the message was dropped on its way")]
+    Dropped,
+    /// An interceptor refused to send the message.
+    #[error("was not sent to: {0}")]
+    Refused(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn members(count: u16) -> Vec<Member> {
+        (0..count).map(|port| Member::new(([127, 0, 0, 1], port).into())).collect()
+    }
+
+    fn id() -> UniqueId {
+        UniqueId::from_bytes([1; 16])
+    }
+
+    #[test]
+    fn completes_when_every_fork_of_every_leg_is_settled() {
+        let (sending, mut legs) = Sending::new(id(), members(2));
+        let fork = legs[0].fork();
+        legs.drain(..).for_each(Leg::delivered);
+        assert!(!sending.is_done());
+        fork.delivered();
+        assert_eq!(sending.wait().expect("all delivered").delivered, 2);
+    }
+
+    #[test]
+    fn a_dropped_leg_is_reported() {
+        let (sending, legs) = Sending::new(id(), members(1));
+        drop(legs);
+        let error = sending.wait().expect_err("dropped");
+        assert!(matches!(error.faults[..], [Fault { cause: FaultCause::Dropped, .. }]));
+    }
+
+    #[test]
+    fn forks_that_fail_name_their_member_once() {
+        let (sending, mut legs) = Sending::new(id(), members(3));
+        let leg = legs.remove(1);
+        leg.fork().fail(FaultCause::Rejected);
+        leg.fail(FaultCause::QueueFull);
+        legs.drain(..).for_each(Leg::delivered);
+        let error = sending.wait().expect_err("one failed");
+        assert!(matches!(error.faults[..], [Fault { cause: FaultCause::Rejected, .. }]));
+        assert_eq!(error.destinations, 3);
+    }
+
+    #[test]
+    fn callbacks_run_before_and_after_the_end() {
+        let (outcomes, outcome) = mpsc::channel();
+        let (sending, legs) = Sending::new(id(), members(1));
+        let early = outcomes.clone();
+        sending.on_complete(move |done| early.send(done.is_ok()).expect("the receiver lives"));
+        legs.into_iter().for_each(Leg::delivered);
+        assert_eq!(outcome.recv(), Ok(true));
+        let (sending, legs) = Sending::new(id(), members(1));
+        legs.into_iter().for_each(|leg| leg.fail(FaultCause::Rejected));
+        sending.on_complete(move |done| outcomes.send(done.is_ok()).expect("the receiver lives"));
+        assert_eq!(outcome.recv(), Ok(false));
+    }
+
+    #[test]
+    fn no_destination_is_done_at_once() {
+        let (sending, _) = Sending::new(id(), []);
+        assert_eq!(sending.wait().expect("nothing to do").delivered, 0);
+    }
+
+    #[test]
+    fn time_over_gives_the_handle_back() {
+        let (sending, legs) = Sending::new(id(), members(1));
+        let sending = sending.wait_timeout(Duration::from_millis(1)).expect_err("still pending");
+        legs.into_iter().for_each(Leg::delivered);
+        assert!(sending.wait_timeout(Duration::ZERO).expect("done").is_ok());
+    }
+}

@@ -1,0 +1,22 @@
+//! Group messaging for Rust processes, byte for byte on the wire of Apache Tribes.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod budget;
+mod clock;
+mod completion;
+mod id;
+mod member;
+mod message;
+mod options;
+
+pub mod membership;
+pub mod stack;
+pub mod transport;
+pub mod wire;
+
+pub use completion::{Fault, FaultCause, Leg, Receipt, SendError, Sending};
+pub use id::{Capabilities, UniqueId};
+pub use member::Member;
+pub use message::{Body, Message};
+pub use options::{Acknowledgement, ParseOptionsError, SendOptions};

@@ -1,0 +1,106 @@
+//! Who is in the group: the trait of a membership, and the ones that ship with the crate.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`multicast`] | the default, and the wire of Tribes' `McastService`: heartbeats and goodbyes on a multicast group |
+//! | [`static_members`] | a fixed list, kept up to date by a failure detector |
+//! | [`memory`] | within a process |
+//! | [`roster`] | the table of who was heard when; a state machine without I/O |
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::member::Member;
+use crate::stack::{Departure, Event};
+
+/// Finds the members of the group and pushes what it learns into a [`MemberSink`].
+pub trait Membership: Send {
+    /// Starts to listen and, unless `observe` is set, to announce the local member. Returns when it does.
+    ///
+    /// # Errors
+    ///
+    /// When the group cannot be joined.
+    fn start(&mut self, local: &Member, mode: Mode, sink: MemberSink) -> io::Result<()>;
+
+    /// The local member has a new value: tells the group at once.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be told now; the next heartbeat tells it all the same.
+    fn announce(&mut self, local: &Member) -> io::Result<()>;
+
+    /// Sends a frame to the whole group at once, without acknowledgement.
+    ///
+    /// # Errors
+    ///
+    /// When this membership cannot ([`io::ErrorKind::Unsupported`]), or the network would not take it.
+    fn broadcast(&mut self, _frame: Bytes) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Says goodbye, if it has announced the member, closes everything and joins the threads; nothing is pushed afterwards.
+    fn stop(&mut self);
+}
+
+/// How a membership takes part.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Learns of the others and tells them of the local member.
+    #[default]
+    Full,
+    /// Only learns of the others (Tribes: start level `MBR_RX_SEQ`).
+    Observe,
+}
+
+/// Where a [`Membership`] pushes what it learns. Cheap to clone.
+///
+/// Events of one member must be pushed in order. The sink filters nothing: a membership pushes each change once.
+#[derive(Clone)]
+pub struct MemberSink(Arc<dyn MemberHandler>);
+
+/// The owner of a membership; the channel, or a test.
+pub trait MemberHandler: Send + Sync {
+    /// A change of the group.
+    fn event(&self, event: Event);
+
+    /// A datagram that came over the group and is not about membership: one or more frames. Not trusted.
+    fn broadcast(&self, datagram: Bytes);
+}
+
+impl MemberSink {
+    /// A sink that ends in `handler`.
+    #[must_use]
+    pub fn new(handler: Arc<dyn MemberHandler>) -> Self {
+        Self(handler)
+    }
+
+    /// A member is there that was not.
+    pub fn added(&self, member: Member) {
+        self.0.event(Event::Added(member));
+    }
+
+    /// A member changed its payload, domain or ports.
+    pub fn updated(&self, member: Member) {
+        self.0.event(Event::Updated(member));
+    }
+
+    /// A member is gone.
+    pub fn removed(&self, member: Member, departure: Departure) {
+        self.0.event(Event::Removed(member, departure));
+    }
+
+    /// A datagram of frames came over the group.
+    pub fn broadcast(&self, datagram: Bytes) {
+        self.0.broadcast(datagram);
+    }
+}
+
+impl fmt::Debug for MemberSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemberSink")
+    }
+}

@@ -1,0 +1,217 @@
+//! A layer of the stack, and what it can do.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::message::{Event, Inbound, Outbound};
+use super::view::View;
+use crate::completion::Leg;
+use crate::id::{UniqueId, mix};
+use crate::member::Member;
+use crate::message::{Body, Message};
+use crate::options::SendOptions;
+
+/// A layer between the application and the transport.
+///
+/// Each method has a default that passes on what it gets, so a layer states only what it changes. A layer never knows its
+/// neighbours, never blocks and is never re-entered: it has `&mut self`, and the methods of its [`Context`] only enqueue effects.
+/// It owns no thread and reads no clock; [`Context::now`] and [`Context::wake_at`] give it time.
+///
+/// `examples/custom_interceptor.rs` shows one in under 25 lines.
+pub trait Interceptor: Send {
+    /// A name that is unique in its stack, for errors and logs.
+    fn name(&self) -> &'static str;
+
+    /// A message on its way down.
+    fn outbound(&mut self, cx: &mut Context<'_>, msg: Outbound) {
+        cx.send(msg);
+    }
+
+    /// A message on its way up.
+    fn inbound(&mut self, cx: &mut Context<'_>, msg: Inbound) {
+        cx.deliver(msg);
+    }
+
+    /// A change of the group, as the layers below let it pass.
+    fn event(&mut self, cx: &mut Context<'_>, event: Event) {
+        cx.emit(event);
+    }
+
+    /// The time of [`Context::wake_at`] has come.
+    fn timeout(&mut self, _cx: &mut Context<'_>) {}
+
+    /// The periodic heartbeat of the channel, 5 s apart by default (Tribes: `heartbeatSleeptime`).
+    fn heartbeat(&mut self, _cx: &mut Context<'_>) {}
+
+    /// The outcome of a [`Context::probe`].
+    fn probed(&mut self, _cx: &mut Context<'_>, _member: &Member, _outcome: Probe) {}
+
+    /// The channel stops: the last chance to send, deliver or reject what the layer holds. Legs that it still holds afterwards
+    /// are reported as dropped.
+    fn stop(&mut self, _cx: &mut Context<'_>) {}
+
+    /// What the layer does to messages, so that the stack can refuse an order that is known to be wrong.
+    fn traits(&self) -> LayerTraits {
+        LayerTraits::default()
+    }
+
+    /// Where callers wait before their message enters the stack, if the layer bounds what is in flight.
+    fn gate(&self) -> Option<Arc<dyn Gate>> {
+        None
+    }
+}
+
+/// What a layer does to messages; see [`Interceptor::traits`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, named at every use")]
+#[non_exhaustive]
+pub struct LayerTraits {
+    /// Sends probes past the layers below it.
+    pub probes: bool,
+    /// Makes bodies unreadable to those who lack a key.
+    pub encrypts: bool,
+    /// Changes bodies.
+    pub rewrites: bool,
+    /// Numbers messages per destination.
+    pub orders: bool,
+    /// The option bits that the layer sets on messages it changed, or reacts to; they must not clash with another layer's.
+    pub option_bits: SendOptions,
+}
+
+/// Admission control: the only place where a caller is made to wait before its message enters the stack.
+pub trait Gate: Send + Sync + fmt::Debug {
+    /// Takes room for each leg of a message with `options` and a body of `len` bytes, waiting for it as configured. Legs for
+    /// which there is no room are failed here, all others are returned. `false` beside them asks that the body be handed back.
+    fn enter(&self, options: SendOptions, len: usize, legs: Vec<Leg>) -> (Vec<Leg>, bool);
+}
+
+/// What a [`Context::probe`] found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Probe {
+    /// The member accepted a connection, and answered when asked to.
+    Alive,
+    /// Nobody listens there any more: the connection was refused or reset.
+    Refused,
+    /// No answer in time, or no way there.
+    Unreachable,
+}
+
+/// How to probe a member; see [`Context::probe`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProbeRequest {
+    /// Sent once connected, when not empty: a whole frame.
+    pub frame: Bytes,
+    /// Whether any byte must come back for the member to count as alive.
+    pub expect_answer: bool,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long the answer may take.
+    pub answer_timeout: Duration,
+}
+
+impl ProbeRequest {
+    /// A bare connect with this time-out.
+    #[must_use]
+    pub fn connect(timeout: Duration) -> Self {
+        Self { frame: Bytes::new(), expect_answer: false, connect_timeout: timeout, answer_timeout: timeout }
+    }
+}
+
+/// What leaves a layer or the stack. `Send` and `Deliver` name a direction; the stack decides who is next.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Send(Outbound),
+    Deliver(Inbound),
+    Emit(Event),
+    Probe(Member, ProbeRequest),
+}
+
+/// What a layer may do. Each method only enqueues: nothing happens before the layer's method returns, and then in order.
+pub struct Context<'a> {
+    pub(super) now: Instant,
+    pub(super) epoch_millis: u64,
+    pub(super) local: &'a Member,
+    pub(super) view: &'a View,
+    pub(super) wake_at: &'a mut Option<Instant>,
+    pub(super) random: &'a mut u64,
+    pub(super) effects: &'a mut Vec<Effect>,
+}
+
+impl Context<'_> {
+    /// Passes a message down to the next layer, or to the transport.
+    pub fn send(&mut self, msg: Outbound) {
+        self.effects.push(Effect::Send(msg));
+    }
+
+    /// Passes a message up to the next layer, or to the listeners.
+    pub fn deliver(&mut self, msg: Inbound) {
+        self.effects.push(Effect::Deliver(msg));
+    }
+
+    /// Passes a change of the group up. A layer that hides a member only swallows its events: the views above follow.
+    pub fn emit(&mut self, event: Event) {
+        self.effects.push(Effect::Emit(event));
+    }
+
+    /// Asks the transport to connect to a member; [`Interceptor::probed`] of this layer gets the outcome.
+    pub fn probe(&mut self, member: Member, request: ProbeRequest) {
+        self.effects.push(Effect::Probe(member, request));
+    }
+
+    /// Asks for [`Interceptor::timeout`] at `time`, or as soon as possible after it. A layer has one such time: an earlier one
+    /// that was asked for before stands.
+    pub fn wake_at(&mut self, time: Instant) {
+        *self.wake_at = Some(self.wake_at.map_or(time, |earlier| earlier.min(time)));
+    }
+
+    /// The time now. In the simulator, simulated.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The wall clock now, in milliseconds since 1970. In the simulator, simulated.
+    #[must_use]
+    pub fn epoch_millis(&self) -> u64 {
+        self.epoch_millis
+    }
+
+    /// A random number; not secret. In the simulator, seeded.
+    pub fn random(&mut self) -> u64 {
+        *self.random = self.random.wrapping_add(1);
+        mix(*self.random)
+    }
+
+    /// The members as this layer sees them: those whose events the layers below let pass. The local member is not among them.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        self.view
+    }
+
+    /// The local member.
+    #[must_use]
+    pub fn local(&self) -> &Member {
+        self.local
+    }
+
+    /// A new message from the local member, with a fresh id: what a layer sends on its own account.
+    pub fn message(&mut self, options: SendOptions, body: impl Into<Body>) -> Message {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.random().to_be_bytes());
+        id[8..].copy_from_slice(&self.random().to_be_bytes());
+        id[6] = 0x40 | (id[6] & 0x0f);
+        id[8] = 0x80 | (id[8] & 0x3f);
+        Message::from_parts(UniqueId::from_bytes(id), options, self.epoch_millis, self.local.clone(), body.into())
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("local", self.local).field("view", self.view).finish_non_exhaustive()
+    }
+}
