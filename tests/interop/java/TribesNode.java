@@ -224,10 +224,28 @@ public class TribesNode {
 
     static String host(Member m) {
         try {
-            return InetAddress.getByAddress(m.getHost()).getHostAddress();
+            return shortest(InetAddress.getByAddress(m.getHost()).getHostAddress());
         } catch (Exception odd) {
             return hex(m.getHost());
         }
+    }
+
+    /** An IPv6 address in its usual form: the longest run of zero groups becomes two colons. */
+    static String shortest(String address) {
+        if (address.indexOf(':') < 0) {
+            return address;
+        }
+        String framed = ":" + address + ":";
+        for (int groups = 8; groups >= 2; groups--) {
+            String zeros = "0:".repeat(groups);
+            int at = framed.indexOf(":" + zeros);
+            if (at >= 0) {
+                String before = at == 0 ? "" : framed.substring(1, at);
+                String after = framed.substring(at + 1 + zeros.length());
+                return before + "::" + (after.isEmpty() ? "" : after.substring(0, after.length() - 1));
+            }
+        }
+        return address;
     }
 
     static String memberJson(Member m) {
