@@ -37,7 +37,7 @@ pub fn encode(message: &Message, out: &mut impl BufMut) {
 
 /// Decodes a message; its body shares the memory of `data`. Bytes after the body are ignored, as Tribes does.
 ///
-/// `last_sender` is whoever sent the message before on the same connection: when the package is the same but for its alive time,
+/// `last_sender` is whoever sent the message before on the same connection: when the package is the same, as it nearly always is,
 /// that value is cloned instead of decoding and allocating anew.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ pub fn decode(data: &Bytes, last_sender: Option<&Member>) -> Result<Message, Wir
 }
 
 pub(crate) fn put_len(out: &mut impl BufMut, length: usize) {
-    out.put_u32(u32::try_from(length).expect("a message is refused above 2 GiB before it is encoded"));
+    out.put_i32(i32::try_from(length).expect("a message is refused above 2 GiB before it is encoded"));
 }
 
 /// Copies a whole message into one piece of memory; for tests, tools and datagrams.

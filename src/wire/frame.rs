@@ -60,6 +60,32 @@ pub fn to_bytes(message: &Message) -> Bytes {
     out.freeze()
 }
 
+/// The frames of one datagram, in order. Its end must be the end of a frame: what is cut short, too long or no frame at all is an
+/// error, after which there is nothing more.
+///
+/// ```
+/// use bytes::Bytes;
+/// use tribes::wire::{frame, Frame};
+/// let datagram = Bytes::from([&frame::ACK[..], frame::FAIL_ACK].concat());
+/// let frames: Result<Vec<_>, _> = frame::in_datagram(datagram).collect();
+/// assert_eq!(frames, Ok(vec![Frame::Ack, Frame::FailAck]));
+/// assert!(frame::in_datagram(Bytes::from_static(b"junk")).next().unwrap().is_err());
+/// ```
+pub fn in_datagram(datagram: impl Into<BytesMut>) -> impl Iterator<Item = Result<Frame, WireError>> {
+    let mut rest = datagram.into();
+    let decoder = FrameDecoder::new(rest.len());
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let frame = decoder.next(&mut rest).and_then(|frame| frame.ok_or(WireError::Length(Part::Frame)));
+        if frame.is_err() {
+            rest.clear();
+        }
+        Some(frame)
+    })
+}
+
 /// Cuts frames out of a stream of bytes, however it was split.
 ///
 /// Bad framing is an error and the connection is to be closed: unlike Tribes, which waits for ever when junk or a wrong footer

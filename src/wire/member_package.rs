@@ -17,15 +17,21 @@ pub const GOODBYE: &[u8] = b"BABY-ALEX";
 /// The length of a package without host, command, domain and payload.
 pub const MIN_LEN: usize = 73;
 
+/// The longest package, in bytes, that is accepted. Tribes refuses to make a longer one; here it bounds what a peer can make every
+/// member that knows it remember.
+pub const MAX_LEN: usize = 65_535;
+
 /// Where the alive time stands in a package.
 const ALIVE_AT: usize = 14;
+/// The bytes that a package's length does not count: begin, the length itself, end.
+const AROUND: usize = 24;
 
 pub(crate) fn encode(member: &Fields) -> Bytes {
     let texts = member.command.len() + member.domain.len() + member.payload.len();
     let host_len = if member.host.is_ipv4() { 4 } else { 16 };
     let mut out = BytesMut::with_capacity(MIN_LEN + host_len + texts);
     out.put_slice(BEGIN);
-    put_len(&mut out, MIN_LEN + host_len + texts - 24);
+    put_len(&mut out, MIN_LEN + host_len + texts - AROUND);
     out.put_i64(member.alive);
     out.put_i32(i32::from(member.port));
     for port in [member.secure_port, member.udp_port] {
@@ -90,7 +96,11 @@ pub fn decode(bytes: &[u8]) -> Result<Member, WireError> {
     if outer.take(BEGIN.len()).map_err(|_| WireError::Begin(Part::Member))? != BEGIN {
         return Err(WireError::Begin(Part::Member));
     }
-    let mut body = Reader::new(outer.block()?, Part::Member);
+    let body = outer.block()?;
+    if body.len() > MAX_LEN - AROUND {
+        return Err(WireError::MemberTooLarge(body.len() + AROUND));
+    }
+    let mut body = Reader::new(body, Part::Member);
     if outer.take(END.len()).map_err(|_| WireError::End(Part::Member))? != END {
         return Err(WireError::End(Part::Member));
     }

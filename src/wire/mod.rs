@@ -13,6 +13,9 @@ pub mod channel_data;
 pub mod frame;
 pub mod member_package;
 
+#[cfg(test)]
+mod tests;
+
 pub use frame::{Frame, FrameDecoder};
 
 use std::fmt;
@@ -38,6 +41,9 @@ pub enum WireError {
         /// What the receiver accepts, in bytes.
         limit: usize,
     },
+    /// A member describes itself at a length that no Tribes node would.
+    #[error("a Member package of {0} bytes is above the limit of {limit}", limit = member_package::MAX_LEN)]
+    MemberTooLarge(usize),
     /// A host is neither 4 nor 16 bytes long.
     #[error("a member's host is {0} bytes long, not 4 or 16")]
     Host(usize),
