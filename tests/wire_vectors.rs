@@ -253,3 +253,19 @@ fn a_datagram_holds_whole_frames_or_is_refused() {
     let first = frame::in_datagram(BytesMut::from(&two[..150])).next().expect("a frame");
     assert!(first.is_ok(), "what came whole is not lost");
 }
+
+/// `docs/WIRE.md` explains the corpus piece by piece; two spaces end the hex digits of a line.
+#[test]
+fn the_documented_bytes_are_those_of_the_corpus() {
+    let page = include_str!("../docs/WIRE.md");
+    let mut blocks = 0;
+    for block in page.split("```hex ").skip(1) {
+        let (block, _) = block.split_once("```").expect("the block ends");
+        let (name, lines) = block.split_once('\n').expect("a name and bytes");
+        let digits = lines.lines().flat_map(|line| line.split("  ").next()).flat_map(|line| line.chars().filter(|c| *c != ' '));
+        let bytes: String = corpus(name).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digits.collect::<String>(), bytes, "{name}");
+        blocks += 1;
+    }
+    assert_eq!(blocks, 11, "the page shows every file");
+}
