@@ -1,111 +1,201 @@
 //! Bounds on what may be queued per destination, in bytes and messages.
+//!
+//! Taking and giving back room is one atomic operation each: bytes and messages of a destination share one word, so that both
+//! bounds are checked together and no lock is held while others count.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
-use crate::id::UniqueId;
+use crate::id::{UniqueId, mix};
 
 /// A bound per destination. What is taken comes back exactly when its [`Permit`] is dropped, so the count cannot drift.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    max_bytes: usize,
-    max_messages: usize,
-    used: Mutex<HashMap<UniqueId, Used>>,
-    freed: Condvar,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Used {
-    bytes: usize,
-    messages: usize,
-    waiting: usize,
+    limits: Limits,
+    destinations: RwLock<HashMap<UniqueId, Arc<Destination>, KeyedHash>>,
 }
 
 impl Budget {
+    /// A bound of so many bytes and messages for each destination; at least one message, at most 512 GiB and 16 million messages.
     pub(crate) fn new(max_bytes: usize, max_messages: usize) -> Arc<Self> {
-        Arc::new(Self { max_bytes, max_messages, used: Mutex::default(), freed: Condvar::new() })
+        let max_bytes = u64::try_from(max_bytes).unwrap_or(u64::MAX).min(MAX_BYTES);
+        let max_messages = u64::try_from(max_messages).unwrap_or(u64::MAX).clamp(1, MAX_MESSAGES);
+        Arc::new(Self { limits: Limits { bytes: max_bytes, messages: max_messages }, destinations: RwLock::default() })
     }
 
     /// Takes room for one message of `bytes`, at once or not at all. A message above the whole bound is let through when nothing
     /// else is queued, or it could never be sent.
-    pub(crate) fn try_take(self: &Arc<Self>, destination: UniqueId, bytes: usize) -> Option<Permit> {
-        self.take_locked(&mut self.lock(), destination, bytes)
+    pub(crate) fn try_take(&self, destination: UniqueId, bytes: usize) -> Option<Permit> {
+        Permit::try_take(&self.destination(destination), size(bytes))
     }
 
     /// As [`try_take`](Self::try_take), but waits for room as long as `timeout`.
-    pub(crate) fn take(self: &Arc<Self>, destination: UniqueId, bytes: usize, timeout: Duration) -> Option<Permit> {
-        let mut used = self.lock();
-        if let Some(permit) = self.take_locked(&mut used, destination, bytes) {
-            return Some(permit);
-        }
-        let start = clock::now();
-        loop {
-            let left = clock::left(start, timeout);
-            if left.is_zero() {
-                return None;
-            }
-            used.entry(destination).or_default().waiting += 1;
-            used = self.freed.wait_timeout(used, left).unwrap_or_else(PoisonError::into_inner).0;
-            used.entry(destination).or_default().waiting -= 1;
-            if let Some(permit) = self.take_locked(&mut used, destination, bytes) {
-                return Some(permit);
-            }
-        }
+    pub(crate) fn take(&self, destination: UniqueId, bytes: usize, timeout: Duration) -> Option<Permit> {
+        let destination = self.destination(destination);
+        Permit::try_take(&destination, size(bytes)).or_else(|| destination.wait(size(bytes), timeout))
     }
 
     /// What is queued for all destinations: bytes and messages.
     pub(crate) fn used(&self) -> (usize, usize) {
-        self.lock().values().fold((0, 0), |(bytes, messages), used| (bytes + used.bytes, messages + used.messages))
+        let all = self.destinations.read().unwrap_or_else(PoisonError::into_inner);
+        all.values().map(|one| one.used()).fold((0, 0), |sum, used| {
+            let [bytes, messages] = [used.bytes, used.messages].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+            (sum.0 + bytes, sum.1 + messages)
+        })
     }
 
-    fn take_locked(
-        self: &Arc<Self>,
-        all: &mut MutexGuard<'_, HashMap<UniqueId, Used>>,
-        destination: UniqueId,
-        bytes: usize,
-    ) -> Option<Permit> {
-        let used = all.entry(destination).or_default();
-        let fits = used.messages < self.max_messages && used.bytes.saturating_add(bytes) <= self.max_bytes;
-        if !fits && used.messages > 0 {
-            return None;
+    fn destination(&self, id: UniqueId) -> Arc<Destination> {
+        let known = self.destinations.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Arc::clone);
+        known.unwrap_or_else(|| self.add(id))
+    }
+
+    fn add(&self, id: UniqueId) -> Arc<Destination> {
+        let mut all = self.destinations.write().unwrap_or_else(PoisonError::into_inner);
+        // Destinations come and go; those that nothing is queued for make room. Permits and waiters hold a count of their own.
+        if all.len() == all.capacity() {
+            all.retain(|_, destination| Arc::strong_count(destination) > 1);
         }
-        used.bytes += bytes;
-        used.messages += 1;
-        Some(Permit { budget: Arc::clone(self), destination, bytes })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<UniqueId, Used>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::clone(all.entry(id).or_insert_with(|| {
+            Arc::new(Destination {
+                limits: self.limits,
+                used: AtomicU64::new(0),
+                waiting: AtomicUsize::new(0),
+                turn: Mutex::new(()),
+                freed: Condvar::new(),
+            })
+        }))
     }
 }
 
 /// Room in a [`Budget`], given back on drop.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    budget: Arc<Budget>,
-    destination: UniqueId,
-    bytes: usize,
+    destination: Arc<Destination>,
+    taken: u64,
+}
+
+impl Permit {
+    fn try_take(destination: &Arc<Destination>, bytes: u64) -> Option<Self> {
+        let taken = bytes | ONE_MESSAGE;
+        let limits = destination.limits;
+        destination
+            .used
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |word| {
+                let used = Limits::unpack(word);
+                let fits = used.messages < limits.messages && used.bytes + bytes <= limits.bytes;
+                (fits || used.messages == 0).then_some(word + taken)
+            })
+            .ok()?;
+        Some(Self { destination: Arc::clone(destination), taken })
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut all = self.budget.lock();
-        let Some(used) = all.get_mut(&self.destination) else { return };
-        used.bytes -= self.bytes;
-        used.messages -= 1;
-        let (idle, waiting) = (used.messages == 0 && used.waiting == 0, used.waiting > 0);
-        if idle {
-            // Destinations come and go; only those with something queued take memory.
-            all.remove(&self.destination);
+        let Destination { limits, used, waiting, turn, freed } = &*self.destination;
+        let left = Limits::unpack(used.fetch_sub(self.taken, Ordering::SeqCst) - self.taken);
+        // A waiter counts itself before it looks at `used` again, so one of both sees the other.
+        if waiting.load(Ordering::SeqCst) == 0 {
+            return;
         }
-        drop(all);
-        if waiting {
-            self.budget.freed.notify_all();
+        // Waking a caller for every message would cost more than sending it: let it fill a quarter at once.
+        if left.bytes <= limits.bytes / 4 * 3 && left.messages <= limits.messages / 4 * 3 {
+            drop(turn.lock().unwrap_or_else(PoisonError::into_inner));
+            freed.notify_all();
         }
     }
 }
+
+#[derive(Debug)]
+struct Destination {
+    limits: Limits,
+    /// Messages above [`BYTE_BITS`], bytes below.
+    used: AtomicU64,
+    waiting: AtomicUsize,
+    turn: Mutex<()>,
+    freed: Condvar,
+}
+
+impl Destination {
+    fn wait(self: &Arc<Self>, bytes: u64, timeout: Duration) -> Option<Permit> {
+        let start = clock::now();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let permit = loop {
+            let permit = Permit::try_take(self, bytes);
+            let left = clock::left(start, timeout);
+            if permit.is_some() || left.is_zero() {
+                break permit;
+            }
+            // There may be room though the queue has not sunk far enough for a call: look now and then.
+            turn = self.freed.wait_timeout(turn, left.min(RECHECK)).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        permit
+    }
+
+    fn used(&self) -> Limits {
+        Limits::unpack(self.used.load(Ordering::Relaxed))
+    }
+}
+
+/// Bytes and messages: a bound, or what is taken of it.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    bytes: u64,
+    messages: u64,
+}
+
+impl Limits {
+    fn unpack(word: u64) -> Self {
+        Self { bytes: word & (ONE_MESSAGE - 1), messages: word >> BYTE_BITS }
+    }
+}
+
+/// Spreads ids that peers chose, under a key that they do not know.
+#[derive(Clone, Debug)]
+struct KeyedHash(u64);
+
+impl Default for KeyedHash {
+    fn default() -> Self {
+        Self(std::hash::RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for KeyedHash {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Hasher for KeyedHash {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks();
+        self.0 = words.iter().fold(self.0, |hash, word| mix(hash ^ u64::from_le_bytes(*word)));
+        self.0 = rest.iter().fold(self.0, |hash, byte| mix(hash ^ u64::from(*byte)));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+fn size(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX).min(MAX_BYTES)
+}
+
+const BYTE_BITS: u32 = 40;
+const ONE_MESSAGE: u64 = 1 << BYTE_BITS;
+/// Twice this fits into the bits: a full queue, or one message that is larger than all of it.
+const MAX_BYTES: u64 = ONE_MESSAGE / 2;
+const MAX_MESSAGES: u64 = (1 << (u64::BITS - BYTE_BITS)) - 1;
+const RECHECK: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
@@ -130,11 +220,22 @@ mod tests {
     #[test]
     fn an_oversized_message_passes_alone() {
         let budget = Budget::new(10, 2);
-        let alone = budget.try_take(A, 50).expect("nothing else is queued");
+        let alone = budget.try_take(A, usize::MAX).expect("nothing else is queued");
         assert!(budget.try_take(A, 1).is_none());
         drop(alone);
         assert_eq!(budget.used(), (0, 0));
-        assert!(budget.lock().is_empty(), "an idle destination takes no memory");
+    }
+
+    #[test]
+    fn destinations_that_nothing_is_queued_for_take_no_memory() {
+        let budget = Budget::new(10, 2);
+        let held = budget.try_take(A, 10).expect("room");
+        for id in 0..10_000_u128 {
+            drop(budget.try_take(UniqueId::from_bytes(id.to_be_bytes()), 1).expect("room"));
+        }
+        assert!(budget.destinations.read().expect("not poisoned").len() < 16);
+        assert!(budget.try_take(A, 1).is_none(), "what is taken is not forgotten");
+        drop(held);
     }
 
     #[test]
@@ -148,5 +249,23 @@ mod tests {
         });
         drop(held);
         assert!(waiter.join().expect("no panic"));
+    }
+
+    #[test]
+    fn many_threads_never_exceed_the_bound_and_leave_nothing_behind() {
+        let budget = Budget::new(100, 8);
+        let threads = (0..4).map(|_| {
+            let budget = Arc::clone(&budget);
+            std::thread::spawn(move || {
+                for size in 0..2_000 {
+                    let permit = budget.take(A, size % 50, Duration::from_secs(20)).expect("room comes");
+                    let (bytes, messages) = budget.used();
+                    assert!(bytes <= 100 && messages <= 8, "{bytes} bytes, {messages} messages");
+                    drop(permit);
+                }
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(budget.used(), (0, 0));
     }
 }

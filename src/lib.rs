@@ -10,6 +10,7 @@ mod member;
 mod message;
 mod options;
 
+pub mod interceptors;
 pub mod membership;
 pub mod stack;
 pub mod transport;
