@@ -7,8 +7,10 @@
 //   java -cp $CP:target/java TribesBench member --group 228.0.0.4:45564 --listen 127.0.0.1:4000
 //
 // sink:   only receives, no multicast. Commands: reset, report, quit.
-// source: sends to the given members and reports; then ends.
-// member: full node with multicast and failure detector. Commands: report, quit.
+// source: sends to the given members and reports; then ends. With --wait it prints "ready" after the warm-up and runs one
+//         round for each command run, until quit.
+// member: full node with multicast and failure detector. Commands: send (one acknowledged message to all), report, quit.
+//         With --wait it prints "waiting" and starts at the command go.
 
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -78,6 +80,10 @@ public class TribesBench {
             }
         }
         return standard;
+    }
+
+    private static boolean present(String[] args, String name) {
+        return Arrays.asList(args).contains(name);
     }
 
     private static int number(String[] args, String name, int standard) {
@@ -177,7 +183,7 @@ public class TribesBench {
         print("{\"event\":\"ready\",%s}", address(channel.getLocalMember(false)));
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
         for (String line = in.readLine(); line != null && !line.equals("quit"); line = in.readLine()) {
-            if (line.equals("reset")) {
+            if (line.startsWith("reset")) {
                 counter.reset();
             } else if (line.equals("report")) {
                 print("{\"event\":\"report\",\"count\":%d,\"bytes\":%d,\"first_ns\":%d,\"last_ns\":%d,%s}",
@@ -238,8 +244,16 @@ public class TribesBench {
         if (warmup > 0) {
             new Round(channel, to, options, body, warmup, threads).run();
         }
-        for (int r = 1; r <= rounds; r++) {
-            print("%s", new Round(channel, to, options, body, count, threads).run().json(r));
+        if (present(args, "--wait")) {
+            BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
+            print("{\"event\":\"ready\"}");
+            for (int r = 1; "run".equals(in.readLine()); r++) {
+                print("%s", new Round(channel, to, options, body, count, threads).run().json(r));
+            }
+        } else {
+            for (int r = 1; r <= rounds; r++) {
+                print("%s", new Round(channel, to, options, body, count, threads).run().json(r));
+            }
         }
         channel.stop(TRANSPORT_ONLY);
     }
@@ -380,12 +394,26 @@ public class TribesBench {
                 memberEvent("member_removed", m);
             }
         });
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
+        if (present(args, "--wait")) {
+            print("{\"event\":\"waiting\"}");
+            if (!"go".equals(in.readLine())) {
+                return;
+            }
+        }
         print("{\"event\":\"starting\",\"t_ms\":%d}", System.currentTimeMillis());
         channel.start(Channel.DEFAULT);
         memberEvent("started", channel.getLocalMember(false));
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
         for (String line = in.readLine(); line != null && !line.equals("quit"); line = in.readLine()) {
-            if (line.equals("report")) {
+            if (line.equals("send")) {
+                int failed = 0;
+                try {
+                    channel.send(channel.getMembers(), new ByteMessage(new byte[64]), Channel.SEND_OPTIONS_USE_ACK);
+                } catch (ChannelException problem) {
+                    failed = problem.getFaultyMembers().length;
+                }
+                print("{\"event\":\"sent\",\"members\":%d,\"failed\":%d}", channel.getMembers().length, failed);
+            } else if (line.equals("report")) {
                 print("{\"event\":\"report\",\"t_ms\":%d,\"members\":%d,%s}",
                         System.currentTimeMillis(), channel.getMembers().length, process());
             }

@@ -1,0 +1,129 @@
+//! Who is compared: raw TCP, this crate over its transports, and Apache Tribes on Debian's jar.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::node::{Node, Problem, free_port};
+
+/// One column of the table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    Raw,
+    Ours,
+    Blocking,
+    Tribes,
+}
+
+impl Side {
+    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Ours, Self::Blocking, Self::Tribes];
+
+    /// The word by which the harness calls itself as a node of this side.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Ours => "ours",
+            Self::Blocking => "blocking",
+            Self::Tribes => "tribes",
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Raw => "raw TCP",
+            Self::Ours => "ours",
+            Self::Blocking => "ours, blocking",
+            Self::Tribes => "Tribes",
+        }
+    }
+}
+
+/// Starts nodes.
+pub(crate) struct Launcher {
+    classpath: Option<String>,
+    pin: Pin,
+}
+
+/// Which processors the nodes may use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Pin {
+    Free,
+    /// All on one processor: no thread ever wakes on another.
+    Same,
+    /// Sources on one, the rest on another.
+    Split,
+}
+
+impl Launcher {
+    pub(crate) fn new(java: bool, pin: Pin) -> Self {
+        let classpath = match java.then(compile) {
+            None => None,
+            Some(Ok(classpath)) => Some(classpath),
+            Some(Err(problem)) => {
+                eprintln!("without Tribes: {problem}");
+                None
+            }
+        };
+        Self { classpath, pin }
+    }
+
+    pub(crate) fn has(&self, side: Side) -> bool {
+        match side {
+            Side::Raw => true,
+            Side::Ours | Side::Blocking => crate::ours::READY,
+            Side::Tribes => self.classpath.is_some(),
+        }
+    }
+
+    /// A node that listens at a free port.
+    pub(crate) fn start(&self, side: Side, role: &str, number: usize, flags: &[String]) -> Result<Node, Problem> {
+        let mut words = match (side, &self.classpath) {
+            (Side::Tribes, Some(classpath)) => ["java", "-cp", classpath, "TribesBench", role].map(str::to_owned).to_vec(),
+            (Side::Tribes, None) => return Err("Tribes is not installed".into()),
+            _ => {
+                let exe = env::current_exe()?.to_string_lossy().into_owned();
+                vec![exe, "node".to_owned(), side.word().to_owned(), role.to_owned()]
+            }
+        };
+        let processor = match self.pin {
+            Pin::Free => None,
+            Pin::Split if role == "source" => Some("1"),
+            Pin::Same | Pin::Split => Some("0"),
+        };
+        if let Some(processor) = processor {
+            words.splice(..0, ["taskset", "-c", processor].map(str::to_owned));
+        }
+        // Tribes would advertise port 0.
+        words.extend(["--listen".to_owned(), format!("127.0.0.1:{}", if side == Side::Tribes { free_port()? } else { 0 })]);
+        words.extend_from_slice(flags);
+        let name = format!("{} {role} {number}", side.title());
+        let (program, arguments) = words.split_first().expect("there is a program");
+        Node::spawn(name.clone(), Command::new(program).args(arguments)).map_err(|problem| format!("{name}: {problem}").into())
+    }
+}
+
+const JARS: &str = "/usr/share/java/tomcat10-tribes.jar:/usr/share/java/tomcat10-juli.jar";
+
+/// Compiles the nodes on Tribes, unless that is done, and tells where everything is.
+fn compile() -> Result<String, Problem> {
+    let missing = JARS.split(':').find(|jar| !Path::new(jar).exists());
+    if let Some(jar) = missing {
+        return Err(format!("{jar} is missing; Debian's package libtomcat10-java holds it").into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = root.join("benches/java/TribesBench.java");
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("java");
+    let class = target.join("TribesBench.class");
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    if changed(&class) < changed(&source) {
+        fs::create_dir_all(&target)?;
+        let javac = Command::new("javac").args(["-cp", JARS, "-d"]).arg(&target).arg(&source).status();
+        match javac {
+            Ok(status) if status.success() => {}
+            Ok(status) => return Err(format!("javac: {status}").into()),
+            Err(error) => return Err(format!("javac: {error}").into()),
+        }
+    }
+    Ok(format!("{JARS}:{}", target.display()))
+}
