@@ -10,6 +10,8 @@
 //! An implementation owns its threads and pushes into a sink; no type of an event loop is part of the seam.
 //! [`crate::testing`] has a conformance suite that any implementation can run.
 
+pub mod memory;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
