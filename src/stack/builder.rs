@@ -67,7 +67,6 @@ impl StackBuilder {
             top: View::default(),
             work: VecDeque::new(),
             output: VecDeque::new(),
-            effects: Vec::new(),
             gates,
         })
     }

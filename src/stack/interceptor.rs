@@ -1,5 +1,6 @@
 //! A layer of the stack, and what it can do.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 
 use super::message::{Event, Inbound, Outbound};
 use super::view::View;
+use super::{LayerId, Output, Work};
 use crate::completion::Leg;
 use crate::id::{UniqueId, mix};
 use crate::member::Member;
@@ -122,15 +124,6 @@ impl ProbeRequest {
     }
 }
 
-/// What leaves a layer or the stack. `Send` and `Deliver` name a direction; the stack decides who is next.
-#[derive(Debug)]
-pub(super) enum Effect {
-    Send(Outbound),
-    Deliver(Inbound),
-    Emit(Event),
-    Probe(Member, ProbeRequest),
-}
-
 /// What a layer may do. Each method only enqueues: nothing happens before the layer's method returns, and then in order.
 pub struct Context<'a> {
     pub(super) now: Instant,
@@ -139,28 +132,31 @@ pub struct Context<'a> {
     pub(super) view: &'a View,
     pub(super) wake_at: &'a mut Option<Instant>,
     pub(super) random: &'a mut u64,
-    pub(super) effects: &'a mut Vec<Effect>,
+    /// Where in the stack the layer stands.
+    pub(super) index: usize,
+    pub(super) work: &'a mut VecDeque<Work>,
+    pub(super) output: &'a mut VecDeque<Output>,
 }
 
 impl Context<'_> {
     /// Passes a message down to the next layer, or to the transport.
     pub fn send(&mut self, msg: Outbound) {
-        self.effects.push(Effect::Send(msg));
+        self.work.push_back(Work::Down(self.index + 1, msg));
     }
 
     /// Passes a message up to the next layer, or to the listeners.
     pub fn deliver(&mut self, msg: Inbound) {
-        self.effects.push(Effect::Deliver(msg));
+        self.work.push_back(Work::Up(self.index, msg));
     }
 
     /// Passes a change of the group up. A layer that hides a member only swallows its events: the views above follow.
     pub fn emit(&mut self, event: Event) {
-        self.effects.push(Effect::Emit(event));
+        self.work.push_back(Work::Event(self.index, event));
     }
 
     /// Asks the transport to connect to a member; [`Interceptor::probed`] of this layer gets the outcome.
     pub fn probe(&mut self, member: Member, request: ProbeRequest) {
-        self.effects.push(Effect::Probe(member, request));
+        self.output.push_back(Output::Probe { layer: LayerId(self.index), member, request });
     }
 
     /// Asks for [`Interceptor::timeout`] at `time`, or as soon as possible after it. A layer has one such time: an earlier one

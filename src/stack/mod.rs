@@ -30,7 +30,6 @@ pub use view::View;
 use crate::completion::Leg;
 use crate::member::Member;
 use crate::options::SendOptions;
-use interceptor::Effect;
 
 /// The layers of one channel, and everything on its way between them.
 ///
@@ -59,7 +58,6 @@ pub struct Stack {
     top: View,
     work: VecDeque<Work>,
     output: VecDeque<Output>,
-    effects: Vec<Effect>,
     gates: Vec<(SendOptions, Arc<dyn Gate>)>,
 }
 
@@ -227,7 +225,7 @@ impl Stack {
         }
     }
 
-    /// Calls one layer and turns its effects into work.
+    /// Calls one layer; what it does becomes work or output.
     fn enter(&mut self, time: Time, index: usize, call: impl FnOnce(&mut (dyn Interceptor + 'static), &mut Context<'_>)) {
         let layer = &mut self.layers[index];
         call(
@@ -239,19 +237,11 @@ impl Stack {
                 view: &layer.view,
                 wake_at: &mut layer.wake_at,
                 random: &mut self.random,
-                effects: &mut self.effects,
+                index,
+                work: &mut self.work,
+                output: &mut self.output,
             },
         );
-        for effect in self.effects.drain(..) {
-            match effect {
-                Effect::Send(msg) => self.work.push_back(Work::Down(index + 1, msg)),
-                Effect::Deliver(msg) => self.work.push_back(Work::Up(index, msg)),
-                Effect::Emit(event) => self.work.push_back(Work::Event(index, event)),
-                Effect::Probe(member, request) => {
-                    self.output.push_back(Output::Probe { layer: LayerId(index), member, request });
-                }
-            }
-        }
     }
 
     fn next_down(&self, from: usize, options: SendOptions) -> Option<usize> {
