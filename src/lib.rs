@@ -13,6 +13,9 @@ mod options;
 pub mod interceptors;
 pub mod membership;
 pub mod stack;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 pub mod transport;
 pub mod wire;
 
