@@ -3,6 +3,7 @@
 //! A message cannot be lost silently. Its legs travel with it through the stack and the transport; each ends in
 //! [`delivered`](Leg::delivered) or [`fail`](Leg::fail), and a leg that is merely dropped reports [`FaultCause::Dropped`].
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
@@ -106,7 +107,7 @@ type Callback = Box<dyn FnOnce(Result<Receipt, SendError>) + Send>;
 
 struct Shared {
     id: UniqueId,
-    destinations: usize,
+    destinations: AtomicUsize,
     pending: AtomicUsize,
     done: AtomicBool,
     state: Mutex<State>,
@@ -127,21 +128,18 @@ impl Sending {
     pub fn new(id: UniqueId, members: impl IntoIterator<Item = Member>) -> (Self, Vec<Leg>) {
         let shared = Arc::new(Shared {
             id,
-            destinations: 0,
+            destinations: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
             done: AtomicBool::new(false),
             state: Mutex::default(),
             settled: Condvar::new(),
         });
-        // Legs hold the shared state, and it holds their number: count first.
-        let members: Vec<_> = members.into_iter().collect();
-        let mut shared = shared;
-        if let Some(fresh) = Arc::get_mut(&mut shared) {
-            fresh.destinations = members.len();
-            fresh.pending = AtomicUsize::new(members.len());
-            fresh.done = AtomicBool::new(members.is_empty());
-        }
-        let legs = members.into_iter().map(|member| Leg { member, shared: Some(Arc::clone(&shared)), permit: None }).collect();
+        let legs: Vec<_> =
+            members.into_iter().map(|member| Leg { member, shared: Some(Arc::clone(&shared)), permit: None }).collect();
+        // No leg is settled before it is handed out below.
+        shared.destinations.store(legs.len(), Ordering::Relaxed);
+        shared.pending.store(legs.len(), Ordering::Relaxed);
+        shared.done.store(legs.is_empty(), Ordering::Release);
         (Self { shared }, legs)
     }
 
@@ -272,24 +270,76 @@ impl Shared {
             waker.wake();
         }
         if let Some(callback) = callback {
-            callback(self.outcome());
+            let outcome = self.outcome();
+            call_or_defer(Box::new(move || callback(outcome)));
         }
     }
 
     fn outcome(&self) -> Result<Receipt, SendError> {
         let mut state = self.lock();
         if state.faults.is_empty() {
-            return Ok(Receipt { id: self.id, delivered: self.destinations });
+            return Ok(Receipt { id: self.id, delivered: self.destinations.load(Ordering::Relaxed) });
         }
         // Forks of one destination may each have failed; the first cause tells most.
         let mut seen = HashSet::new();
         let mut faults = std::mem::take(&mut state.faults);
         faults.retain(|fault| seen.insert(fault.member.clone()));
-        Err(SendError { id: self.id, destinations: self.destinations, faults, returned: state.returned.take() })
+        Err(SendError {
+            id: self.id,
+            destinations: self.destinations.load(Ordering::Relaxed),
+            faults,
+            returned: state.returned.take(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Deferred = Vec<Box<dyn FnOnce() + Send>>;
+
+thread_local! {
+    /// Callbacks that fell due while this thread held the stack; `None` when it does not.
+    static DEFERRED: RefCell<Option<Deferred>> = const { RefCell::new(None) };
+}
+
+/// While one lives on a thread, completion callbacks that fall due there wait for its end: a callback may send, and must not run
+/// while its own thread holds the locks that a send needs.
+#[derive(Debug)]
+pub(crate) struct DeferCallbacks {
+    outermost: bool,
+}
+
+impl DeferCallbacks {
+    pub(crate) fn new() -> Self {
+        DEFERRED.with_borrow_mut(|deferred| {
+            let outermost = deferred.is_none();
+            deferred.get_or_insert_default();
+            Self { outermost }
+        })
+    }
+}
+
+impl Drop for DeferCallbacks {
+    fn drop(&mut self) {
+        if self.outermost {
+            let callbacks = DEFERRED.take();
+            callbacks.into_iter().flatten().for_each(|callback| callback());
+        }
+    }
+}
+
+fn call_or_defer(callback: Box<dyn FnOnce() + Send>) {
+    let now = DEFERRED.with_borrow_mut(|deferred| match deferred {
+        Some(waiting) => {
+            waiting.push(callback);
+            None
+        }
+        None => Some(callback),
+    });
+    if let Some(callback) = now {
+        callback();
     }
 }
 
@@ -441,6 +491,20 @@ mod tests {
         legs.into_iter().for_each(|leg| leg.fail(FaultCause::Rejected));
         sending.on_complete(move |done| outcomes.send(done.is_ok()).expect("the receiver lives"));
         assert_eq!(outcome.recv(), Ok(false));
+    }
+
+    #[test]
+    fn callbacks_wait_while_their_thread_holds_the_stack() {
+        let (outcomes, outcome) = mpsc::channel();
+        let (sending, legs) = Sending::new(id(), members(1));
+        sending.on_complete(move |done| outcomes.send(done.is_ok()).expect("the receiver lives"));
+        let outer = DeferCallbacks::new();
+        let inner = DeferCallbacks::new();
+        legs.into_iter().for_each(Leg::delivered);
+        drop(inner);
+        assert_eq!(outcome.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(outer);
+        assert_eq!(outcome.try_recv(), Ok(true));
     }
 
     #[test]
