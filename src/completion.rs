@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,11 @@ impl Leg {
         self.shared.is_some()
     }
 
+    /// Whether this leg is one of that send's.
+    pub(crate) fn belongs_to(&self, sending: &Sending) -> bool {
+        self.shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, &sending.shared))
+    }
+
     /// Keeps a permit until the leg is settled.
     pub(crate) fn hold(&mut self, permit: Permit) {
         self.permit = Some(permit);
@@ -119,6 +125,7 @@ struct State {
     faults: Vec<Fault>,
     returned: Option<Bytes>,
     waiting: bool,
+    poked: bool,
     waker: Option<Waker>,
     callback: Option<Callback>,
 }
@@ -209,12 +216,21 @@ impl Sending {
         true
     }
 
+    /// Blocks until done, or until a [`Watch`] asks to look around.
+    pub(crate) fn block_until_poked(&self) {
+        let mut state = self.shared.lock();
+        while !self.is_done() && !std::mem::take(&mut state.poked) {
+            state.waiting = true;
+            state = self.shared.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Gives the body back with the error, for a caller that asked for it.
     pub(crate) fn return_body(&self, body: Bytes) {
         self.shared.lock().returned = Some(body);
     }
 
-    /// Wakes whoever blocks on this handle, though it is not done: another thread asks it to look around.
+    /// A second view on this handle, for a transport that serves its caller.
     pub(crate) fn watch(&self) -> Watch {
         Watch(Arc::clone(&self.shared))
     }
@@ -227,6 +243,15 @@ pub(crate) struct Watch(Arc<Shared>);
 impl Watch {
     pub(crate) fn is_done(&self) -> bool {
         self.0.done.load(Ordering::Acquire)
+    }
+
+    /// Wakes the caller that [waits](Sending::block_until_poked), though it is not done.
+    pub(crate) fn poke(&self) {
+        let mut state = self.0.lock();
+        state.poked = true;
+        if state.waiting {
+            self.0.settled.notify_all();
+        }
     }
 }
 
@@ -325,7 +350,7 @@ impl Drop for DeferCallbacks {
     fn drop(&mut self) {
         if self.outermost {
             let callbacks = DEFERRED.take();
-            callbacks.into_iter().flatten().for_each(|callback| callback());
+            callbacks.into_iter().flatten().for_each(run);
         }
     }
 }
@@ -339,7 +364,14 @@ fn call_or_defer(callback: Box<dyn FnOnce() + Send>) {
         None => Some(callback),
     });
     if let Some(callback) = now {
-        callback();
+        run(callback);
+    }
+}
+
+/// The thread that runs a callback serves others too, and goes on when it panics.
+fn run(callback: Box<dyn FnOnce() + Send>) {
+    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
+        log::error!("the callback of a send panicked");
     }
 }
 

@@ -11,6 +11,7 @@
 //! [`crate::testing`] has a conformance suite that any implementation can run.
 
 pub mod memory;
+pub mod tcp;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,17 @@
+//! The TCP transport: non-blocking, few threads, a window of frames in flight, callers that write and read for themselves.
+
+mod acks;
+mod config;
+mod conn;
+mod link;
+mod outbox;
+mod peer;
+mod probe;
+mod reactor;
+mod sender;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::TcpSenderConfig;
+pub use sender::TcpSender;

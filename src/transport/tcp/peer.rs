@@ -1,0 +1,563 @@
+//! One destination: its [`Link`] behind a short lock, and the two roles that threads take on it.
+//!
+//! The *driver* writes. A thread that submits while nobody drives becomes the driver and goes on while there is more; threads that
+//! submit meanwhile only push, so frames leave together and in order. The *reader* reads acknowledgements and settles them, also
+//! those of others: a caller that waits for its own if there is one, else the sending thread. A reader that leaves wakes one of
+//! the *followers*, the callers that wait for a turn.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::conn::{self, Conn};
+use super::link::{Failed, Link, Loss, Pending, Phase};
+use super::outbox::Outbox;
+use super::reactor::Core;
+use crate::clock;
+use crate::completion::{FaultCause, Sending, Watch};
+use crate::member::Member;
+
+/// Batches that a caller writes for others before it leaves the rest to the sending thread.
+const CALLER_BATCHES: usize = 8;
+
+/// One destination.
+pub(super) struct Peer {
+    pub(super) member: Member,
+    /// Names this destination to the reactor.
+    pub(super) key: usize,
+    core: Arc<Core>,
+    state: Mutex<State>,
+    /// Locked only by the driver.
+    outbox: Mutex<Outbox>,
+}
+
+struct State {
+    link: Link,
+    conn: Option<Arc<Conn>>,
+    /// The connection ended; the driver clears up.
+    lost: Option<Loss>,
+    /// Nothing more is accepted.
+    closed: Option<FaultCause>,
+    driving: bool,
+    /// The socket became writable while somebody was driving.
+    writable: bool,
+    reading: bool,
+    followers: VecDeque<Watch>,
+    /// There are messages in flight whose acknowledgements no caller will read.
+    orphans: bool,
+    /// The sending thread is told when there is something to read.
+    armed: bool,
+    /// A caller has read since the last tick.
+    callers_read: bool,
+    /// On its way to the sending thread.
+    scheduled: bool,
+    /// Looked at by the sending thread at every tick.
+    ticking: bool,
+}
+
+/// What came of an attempt to read for a send.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Led {
+    /// The send awaits nothing here that could be read.
+    Nothing,
+    /// Another thread reads.
+    Taken,
+    /// Read until the send's messages here were settled, or the connection ended.
+    Read,
+    /// Nothing came in for long.
+    Impatient,
+}
+
+/// What the sending thread is to do for a destination.
+#[derive(Debug, Default)]
+pub(super) struct Duties {
+    pub(super) connect: bool,
+    pub(super) drive: bool,
+    /// A connection is being opened.
+    pub(super) connecting: bool,
+    /// Opening the connection took too long.
+    pub(super) give_up: bool,
+    /// The connection as it should be registered, and whether for reading.
+    pub(super) conn: Option<(Arc<Conn>, bool)>,
+    /// When to look again at the latest.
+    pub(super) deadline: Option<Instant>,
+    /// Whether to look again at every tick.
+    pub(super) ticking: bool,
+}
+
+impl Peer {
+    pub(super) fn new(member: Member, key: usize, core: Arc<Core>) -> Self {
+        let state = State {
+            link: Link::new(&member, &core.config),
+            conn: None,
+            lost: None,
+            closed: None,
+            driving: false,
+            writable: false,
+            reading: false,
+            followers: VecDeque::new(),
+            orphans: false,
+            armed: false,
+            callers_read: false,
+            scheduled: false,
+            ticking: false,
+        };
+        Self { member, key, core, state: Mutex::new(state), outbox: Mutex::default() }
+    }
+
+    /// Sends a message, behind all that were submitted before.
+    pub(super) fn submit(self: &Arc<Self>, pending: Pending) {
+        let attended = pending.attended;
+        let mut state = self.lock();
+        if let Some(cause) = state.closed.clone() {
+            drop(state);
+            self.core.fail(pending.leg, cause);
+            return;
+        }
+        if let Err(pending) = state.link.submit(pending) {
+            drop(state);
+            self.core.fail(pending.leg, FaultCause::QueueFull);
+            return;
+        }
+        if state.driving {
+            return;
+        }
+        if attended && state.conn.is_some() && state.link.can_take() {
+            state.driving = true;
+            drop(state);
+            self.drive(CALLER_BATCHES);
+        } else if state.link.can_take() || !state.ticking || state.link.phase() == Phase::Idle {
+            self.schedule(&mut state);
+        }
+    }
+
+    /// Reads acknowledgements on behalf of a send, if nobody else does.
+    pub(super) fn lead(self: &Arc<Self>, sending: &Sending) -> Led {
+        let conn = {
+            let mut state = self.lock();
+            let Some(conn) = state.conn.clone() else { return Led::Nothing };
+            if !state.link.owes(sending) {
+                return Led::Nothing;
+            }
+            if state.reading {
+                return Led::Taken;
+            }
+            state.reading = true;
+            state.callers_read = true;
+            conn
+        };
+        let mut led = Led::Read;
+        loop {
+            match self.read(&conn, Conn::read_patiently) {
+                Ok(()) => {}
+                Err(error) if conn::would_wait(&error) => {
+                    led = Led::Impatient;
+                    break;
+                }
+                Err(error) => {
+                    self.break_off(&conn, Loss::Connection(error.kind()));
+                    break;
+                }
+            }
+            if sending.is_done() || !self.lock().link.owes(sending) {
+                break;
+            }
+        }
+        let mut state = self.lock();
+        state.reading = false;
+        state.orphans |= led == Led::Impatient;
+        self.pass_on(&mut state);
+        led
+    }
+
+    /// Lines up for a turn as the reader; false when nobody reads just now, and it can be had at once.
+    pub(super) fn follow(&self, sending: &Sending, watch: &Watch) -> bool {
+        let mut state = self.lock();
+        if !state.reading && state.conn.is_some() && state.link.owes(sending) {
+            return false;
+        }
+        if !state.link.is_quiet() {
+            if state.followers.len() >= 64 {
+                state.followers.retain(|follower| !follower.is_done());
+            }
+            state.followers.push_back(watch.clone());
+        }
+        true
+    }
+
+    /// A caller leaves without having read all that it waits for: the sending thread takes over.
+    pub(super) fn hand_over(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if !state.link.is_quiet() {
+            state.orphans = true;
+            if !state.reading {
+                self.pass_on(&mut state);
+            }
+        }
+    }
+
+    /// Reads what is there, for the sending thread. False when a caller reads and will see what came in: then the sending thread
+    /// need not be told for a while.
+    pub(super) fn readable(self: &Arc<Self>) -> bool {
+        let conn = {
+            let mut state = self.lock();
+            let Some(conn) = state.conn.clone() else { return true };
+            if state.reading {
+                state.armed = false;
+                if !state.ticking {
+                    self.schedule(&mut state);
+                }
+                return false;
+            }
+            state.reading = true;
+            conn
+        };
+        loop {
+            match self.read(&conn, Conn::read_at_once) {
+                Ok(()) => {}
+                Err(error) if conn::would_wait(&error) => break,
+                Err(error) => {
+                    self.break_off(&conn, Loss::Connection(error.kind()));
+                    break;
+                }
+            }
+        }
+        let mut state = self.lock();
+        state.reading = false;
+        self.pass_on(&mut state);
+        true
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn writable(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.driving {
+            state.writable = true;
+        } else if state.link.is_blocked() {
+            state.driving = true;
+            drop(state);
+            self.drive(usize::MAX);
+        }
+    }
+
+    /// Writes what there is to write. The caller has taken the role of the driver; `batches` limits what it does for others.
+    pub(super) fn drive(self: &Arc<Self>, mut batches: usize) {
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wrote = false;
+        loop {
+            let mut state = self.lock();
+            if let Some(loss) = state.lost.take() {
+                let (failed, again) = state.link.lost(&loss, clock::now(), outbox.reset());
+                state.orphans = false;
+                self.core.stats.resent.add(again);
+                self.schedule(&mut state);
+                drop(state);
+                self.report(failed, &loss);
+                continue;
+            }
+            let Some(conn) = state.conn.clone() else {
+                state.driving = false;
+                return;
+            };
+            state.writable = false;
+            state.link.unblocked();
+            if outbox.is_empty() {
+                if batches == 0 && state.link.can_take() {
+                    state.driving = false;
+                    self.schedule(&mut state);
+                    return;
+                }
+                batches = batches.saturating_sub(1);
+                state.link.take(|pending| outbox.push(pending));
+                if outbox.is_empty() {
+                    if state.link.is_retired() {
+                        self.lose(&mut state, Loss::Retired);
+                        continue;
+                    }
+                    state.driving = false;
+                    return;
+                }
+                drop(state);
+                outbox.encode();
+                if outbox.has_acknowledged() && !self.launch(&mut outbox) {
+                    continue;
+                }
+            } else {
+                drop(state);
+            }
+            match outbox.write(|slices| conn.write(slices).inspect(|count| self.core.stats.bytes.add(*count as u64))) {
+                Ok(()) => {
+                    wrote = true;
+                    let mut frames = 0;
+                    for pending in outbox.settled() {
+                        frames += 1;
+                        pending.leg.delivered();
+                    }
+                    self.core.stats.frames.add(frames);
+                }
+                Err(error) if conn::would_wait(&error) => {
+                    if self.rest(&outbox, wrote) {
+                        return;
+                    }
+                    wrote = false;
+                }
+                Err(error) => self.break_off(&conn, Loss::Connection(error.kind())),
+            }
+        }
+    }
+
+    /// The connection is open.
+    pub(super) fn connected(self: &Arc<Self>, conn: Arc<Conn>, now: Instant) {
+        self.core.stats.connected.add(1);
+        let mut state = self.lock();
+        if state.closed.is_some() {
+            conn.close();
+            return;
+        }
+        state.link.connected(now);
+        state.conn = Some(conn);
+        state.armed = true;
+        state.writable = false;
+        self.schedule(&mut state);
+    }
+
+    /// No connection could be opened.
+    pub(super) fn connect_failed(self: &Arc<Self>, kind: ErrorKind, now: Instant) {
+        let failed = {
+            let mut state = self.lock();
+            let failed = state.link.connect_failed(kind, now);
+            self.schedule(&mut state);
+            failed
+        };
+        if !failed.is_empty() {
+            self.report(failed, &Loss::Connection(kind));
+        }
+    }
+
+    /// What the sending thread is to do now; `tick` is set when it looks because time has passed, not because it was asked to.
+    pub(super) fn duties(self: &Arc<Self>, now: Instant, tick: bool) -> Duties {
+        let mut state = self.lock();
+        let mut duties = Duties::default();
+        if !tick {
+            state.scheduled = false;
+        }
+        if state.link.is_overdue(now) {
+            if state.conn.is_some() {
+                self.lose(&mut state, Loss::Silence);
+            } else if !state.driving {
+                let failed = state.link.expire(now);
+                drop(state);
+                self.report(failed, &Loss::Silence);
+                state = self.lock();
+            }
+        }
+        if tick && state.conn.is_some() && !state.reading && !std::mem::take(&mut state.callers_read) {
+            state.armed = true;
+        }
+        let connectable = state.closed.is_none() && state.lost.is_none();
+        if connectable && state.link.wants_connection(now) {
+            state.link.connecting(now);
+            duties.connect = true;
+        }
+        if let Phase::Connecting(until) = state.link.phase() {
+            duties.connecting = true;
+            duties.give_up = until <= now;
+        }
+        if !state.driving && (state.lost.is_some() || (state.conn.is_some() && state.link.can_take())) {
+            state.driving = true;
+            duties.drive = true;
+        }
+        duties.conn = state.conn.clone().map(|conn| (conn, state.armed));
+        duties.deadline = state.link.deadline();
+        state.ticking = duties.drive || !state.link.is_quiet() || (state.conn.is_some() && !state.armed);
+        duties.ticking = state.ticking;
+        duties
+    }
+
+    /// Closes the connection if it has been idle or open too long.
+    pub(super) fn review(self: &Arc<Self>, now: Instant) {
+        let mut state = self.lock();
+        if state.conn.is_none() || state.driving {
+            return;
+        }
+        if state.link.review(now) || state.link.is_retired() {
+            self.lose(&mut state, Loss::Retired);
+            self.schedule(&mut state);
+        }
+    }
+
+    /// Closes the connection for good and fails everything.
+    pub(super) fn close(self: &Arc<Self>, cause: &FaultCause) {
+        let mut state = self.lock();
+        state.closed = Some(cause.clone());
+        self.lose(&mut state, Loss::Closed(cause.clone()));
+        self.schedule(&mut state);
+        if !state.driving {
+            state.driving = true;
+            drop(state);
+            self.drive(usize::MAX);
+        }
+    }
+
+    /// Whether nothing is queued or on its way.
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.lock();
+        state.link.is_quiet() && !state.driving
+    }
+
+    /// Whether it is connected, and how many messages are queued or on their way.
+    pub(super) fn load(&self) -> (bool, usize) {
+        let state = self.lock();
+        (state.conn.is_some(), state.link.pending())
+    }
+
+    /// Reads once and settles what came.
+    fn read(
+        self: &Arc<Self>,
+        conn: &Arc<Conn>,
+        read: impl FnOnce(&Conn, &mut [u8]) -> std::io::Result<usize>,
+    ) -> std::io::Result<()> {
+        let mut inbox = conn.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox = &mut *inbox;
+        let count = read(conn, inbox.acks.space())?;
+        if count == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let (drive, sound) = {
+            let mut state = self.lock();
+            if !state.conn.as_ref().is_some_and(|current| Arc::ptr_eq(current, conn)) {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
+            state.link.alive(clock::now());
+            let mut expected = true;
+            let parsed = inbox.acks.parse(count, |answer| match state.link.answered(answer) {
+                Some(settled) => inbox.settled.push(settled),
+                None => expected = false,
+            });
+            state.orphans &= state.link.has_flight();
+            let drive = !state.driving && (state.link.can_take() || state.link.is_retired());
+            state.driving |= drive;
+            (drive, expected && parsed.is_ok())
+        };
+        for (pending, delivered) in inbox.settled.drain(..) {
+            if delivered {
+                pending.leg.delivered();
+            } else {
+                self.core.fail(pending.leg, FaultCause::Rejected);
+            }
+        }
+        if drive {
+            self.drive(CALLER_BATCHES);
+        }
+        if sound { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+
+    /// Puts what wants an acknowledgement in flight. False when the connection was lost meanwhile.
+    fn launch(self: &Arc<Self>, outbox: &mut Outbox) -> bool {
+        let mut state = self.lock();
+        if state.lost.is_some() {
+            return false;
+        }
+        let mut frames = 0;
+        let mut orphans = false;
+        outbox.launch(|pending| {
+            frames += 1;
+            orphans |= !pending.attended;
+            state.link.launch(pending);
+        });
+        self.core.stats.frames.add(frames);
+        state.orphans |= orphans;
+        if !state.reading {
+            self.pass_on(&mut state);
+        }
+        if !state.ticking {
+            self.schedule(&mut state);
+        }
+        true
+    }
+
+    /// The socket takes nothing more: the driver stops until it does. False when it does already.
+    fn rest(self: &Arc<Self>, outbox: &Outbox, progress: bool) -> bool {
+        let now = clock::now();
+        let mut state = self.lock();
+        if progress {
+            state.link.alive(now);
+        }
+        state.link.blocked(outbox.oldest().unwrap_or(now));
+        if state.writable || state.lost.is_some() {
+            return false;
+        }
+        state.driving = false;
+        if !state.ticking {
+            self.schedule(&mut state);
+        }
+        true
+    }
+
+    /// Lets somebody else read what is still in flight.
+    fn pass_on(self: &Arc<Self>, state: &mut State) {
+        if !state.link.has_flight() {
+            return;
+        }
+        while let Some(follower) = state.followers.pop_front() {
+            if !follower.is_done() {
+                follower.poke();
+                return;
+            }
+        }
+        if state.orphans && !state.armed && state.conn.is_some() {
+            state.armed = true;
+            self.schedule(state);
+        }
+    }
+
+    /// The connection is found to have ended; the driver, or else this thread, clears up.
+    fn break_off(self: &Arc<Self>, conn: &Arc<Conn>, loss: Loss) {
+        let mut state = self.lock();
+        if !state.conn.as_ref().is_some_and(|current| Arc::ptr_eq(current, conn)) {
+            return;
+        }
+        self.lose(&mut state, loss);
+        if !state.driving {
+            state.driving = true;
+            drop(state);
+            self.drive(CALLER_BATCHES);
+        }
+    }
+
+    fn lose(&self, state: &mut State, loss: Loss) {
+        if let Some(conn) = state.conn.take() {
+            conn.close();
+        }
+        state.lost = Some(loss);
+    }
+
+    /// Settles what failed, and tells that the member may be gone. Without a lock on the state.
+    fn report(&self, failed: Failed, loss: &Loss) {
+        match loss {
+            Loss::Connection(kind) => {
+                log::debug!("connection to {} ended: {kind}; {} messages failed", self.member, failed.len())
+            }
+            Loss::Silence => log::debug!("{} is silent; {} messages failed", self.member, failed.len()),
+            Loss::Retired | Loss::Closed(_) => {}
+        }
+        for (leg, cause) in failed {
+            self.core.fail(leg, cause);
+        }
+        if matches!(loss, Loss::Connection(_) | Loss::Silence) {
+            self.core.sink.lost(&self.member);
+        }
+    }
+
+    /// Hands this destination to the sending thread.
+    fn schedule(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.scheduled, true) {
+            self.core.schedule(Arc::clone(self));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
