@@ -190,6 +190,8 @@ pub struct ReceiverStats {
     pub bytes: u64,
     /// Connections closed, or datagrams dropped, because their bytes were no frames or no messages.
     pub malformed: u64,
+    /// Connections closed for a limit: memory for half-received messages, answers left unread, or silence.
+    pub limited: u64,
 }
 
 /// What a sender has done since it started.

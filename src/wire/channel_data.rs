@@ -44,6 +44,20 @@ pub fn encode(message: &Message, out: &mut impl BufMut) {
 ///
 /// When a length reaches beyond the data, the sender's package is invalid or missing, or the message id is not 16 bytes long.
 pub fn decode(data: &Bytes, last_sender: Option<&Member>) -> Result<Message, WireError> {
+    decode_with(data, last_sender, |body| data.slice_ref(body))
+}
+
+/// As [`decode`], but the body is a copy of its own: for a message in a buffer that is read into again, or that it must not keep
+/// alive.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub fn decode_copied(data: &[u8], last_sender: Option<&Member>) -> Result<Message, WireError> {
+    decode_with(data, last_sender, Bytes::copy_from_slice)
+}
+
+fn decode_with(data: &[u8], last_sender: Option<&Member>, take: impl FnOnce(&[u8]) -> Bytes) -> Result<Message, WireError> {
     let mut reader = Reader::new(data, Part::ChannelData);
     let options = SendOptions::from_bits(u32::from_be_bytes(reader.array()?));
     let timestamp = u64::from_be_bytes(reader.array()?);
@@ -54,9 +68,7 @@ pub fn decode(data: &Bytes, last_sender: Option<&Member>) -> Result<Message, Wir
         Some(last) if last.package() == package => last.clone(),
         _ => member_package::decode(package)?,
     };
-    let length = reader.length()?;
-    let mut body = data.slice(data.len() - reader.bytes.len()..);
-    body.truncate(length);
+    let body = take(reader.block()?);
     Ok(Message::from_parts(id, options, timestamp, sender, Body::from(body)))
 }
 

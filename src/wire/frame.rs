@@ -18,7 +18,8 @@ pub const FAIL_ACK: &[u8; 21] = b"FLT2002\x00\x00\x00\x03\x0b\x00\x05TLF2003";
 
 const ACK_DATA: &[u8; 3] = b"\x06\x02\x03";
 const FAIL_ACK_DATA: &[u8; 3] = b"\x0b\x00\x05";
-const HEAD: usize = HEADER.len() + 4;
+/// The bytes before the data: header and length.
+pub(crate) const HEAD: usize = HEADER.len() + 4;
 
 /// What a frame holds.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -145,6 +146,21 @@ impl FrameDecoder {
     /// As [`next`](Self::next).
     pub fn wanted(&self, stream: &[u8]) -> Result<Option<usize>, WireError> {
         Ok(self.data_len(stream)?.map(|length| length + OVERHEAD))
+    }
+
+    /// The data of the frame at the front, once the frame is whole; `None` when more bytes are needed. Takes nothing off the
+    /// stream: the frame is [`OVERHEAD`] bytes longer than its data.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn peek<'a>(&self, stream: &'a [u8]) -> Result<Option<&'a [u8]>, WireError> {
+        let Some(length) = self.data_len(stream)? else { return Ok(None) };
+        match stream.get(HEAD + length..OVERHEAD + length) {
+            None => Ok(None),
+            Some(end) if end == FOOTER => Ok(Some(&stream[HEAD..HEAD + length])),
+            Some(_) => Err(WireError::End(Part::Frame)),
+        }
     }
 
     fn data_len(&self, stream: &[u8]) -> Result<Option<usize>, WireError> {

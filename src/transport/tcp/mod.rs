@@ -8,10 +8,12 @@ mod outbox;
 mod peer;
 mod probe;
 mod reactor;
+mod receiver;
 mod sender;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::TcpSenderConfig;
+pub use receiver::{TcpReceiver, TcpReceiverConfig};
 pub use sender::TcpSender;

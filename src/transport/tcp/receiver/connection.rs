@@ -1,0 +1,225 @@
+//! One connection, as the thread sees it that serves it: reads, hands messages up, has them answered.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::answers::Answers;
+use super::crew::Crew;
+use super::intake::{Intake, Refusal, Window};
+use crate::clock;
+use crate::message::Message;
+use crate::options::Acknowledgement;
+use crate::stack::Reply;
+
+/// What one turn may read and hand up before other connections get theirs.
+const TURN_BYTES: usize = 1024 * 1024;
+const TURN_MESSAGES: usize = 2048;
+/// How long the answers of one batch are gathered.
+const GATHER: Duration = Duration::from_micros(200);
+/// What must arrive of a half-received frame within the stall time-out, if it is not finished.
+const PROGRESS: usize = 64 * 1024;
+
+/// A connection, owned by one thread at a time.
+#[derive(Debug)]
+pub(super) struct Connection {
+    answers: Arc<Answers>,
+    intake: Intake,
+    peer: SocketAddr,
+    /// Since when, and from how many bytes on, the current frame has made no progress.
+    stalled: Option<(Instant, usize)>,
+}
+
+/// What a thread brings along, whatever connection it serves.
+#[derive(Debug, Default)]
+pub(super) struct Bench {
+    window: Window,
+    /// Messages of one batch, where acknowledgements are asked for: all are decoded before the first is handed up.
+    batch: VecDeque<(Message, Reply)>,
+}
+
+/// What a thread does with a connection after its turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Next {
+    /// Wait for the network; the connection is closed when a frame has made no progress since this time.
+    Wait(Option<Instant>),
+    /// There is more to do, but others first.
+    Again,
+    /// It is over.
+    Close(Ending),
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ending {
+    /// By the peer.
+    Ended,
+    /// Because of what it sent.
+    Refused(Refusal),
+    /// The peer did not read its acknowledgements.
+    Unread,
+    /// A frame stood half-received, or nothing came, for too long.
+    TimedOut,
+    /// The receiver stops.
+    Stopped,
+}
+
+/// What is known about a connection when its turn begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Signals {
+    /// The peer has closed, so it is read to the end.
+    pub(super) hangup: bool,
+    /// It stalled.
+    pub(super) expired: bool,
+}
+
+/// Whether a read that returns less than it could take has emptied the socket. It has on Linux with epoll; elsewhere only an error
+/// tells, and arms the next event.
+const SHORT_READ_EMPTIES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+impl Connection {
+    pub(super) fn new(answers: Arc<Answers>, intake: Intake, peer: SocketAddr) -> Self {
+        Self { answers, intake, peer, stalled: None }
+    }
+
+    pub(super) fn answers(&self) -> &Arc<Answers> {
+        &self.answers
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(super) fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Reads and hands up what is there, within bounds.
+    pub(super) fn turn(&mut self, bench: &mut Bench, crew: &Crew, signals: Signals) -> Next {
+        if signals.expired {
+            return Next::Close(Ending::TimedOut);
+        }
+        self.answers.flush();
+        self.intake.resume(&mut bench.window);
+        let (mut bytes, mut messages) = (0, 0);
+        let next = loop {
+            if self.answers.is_congested() {
+                // Whoever answers wakes the connection up again.
+                break Next::Wait(None);
+            }
+            let (count, emptied) = match self.intake.read(&mut bench.window, &mut self.answers.stream()) {
+                Ok((0, _)) => break Next::Close(self.ended()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Next::Wait(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break Next::Close(self.ended()),
+            };
+            crew.counts().bytes.fetch_add(count as u64, Ordering::Relaxed);
+            bytes += count;
+            match self.hand_up(bench, crew) {
+                Ok(count) => messages += count,
+                Err(ending) => break Next::Close(ending),
+            }
+            if emptied && SHORT_READ_EMPTIES && !signals.hangup {
+                break Next::Wait(None);
+            }
+            if bytes >= TURN_BYTES || messages >= TURN_MESSAGES {
+                break Next::Again;
+            }
+        };
+        self.intake.suspend(&bench.window);
+        match next {
+            Next::Wait(_) => Next::Wait(self.stalled_since(messages > 0)),
+            next => next,
+        }
+    }
+
+    /// Hands up the whole messages that were read, and writes the answers they are owed.
+    fn hand_up(&mut self, bench: &mut Bench, crew: &Crew) -> Result<usize, Ending> {
+        let mut count = 0;
+        let refused = loop {
+            let message = match self.intake.next(&mut bench.window) {
+                Ok(Some(message)) => message,
+                Ok(None) => break None,
+                Err(refusal) => break Some(Ending::Refused(refusal)),
+            };
+            count += 1;
+            let owed = message.options().acknowledgement();
+            if owed == Acknowledgement::None && bench.batch.is_empty() {
+                if crew.is_stopping() {
+                    return Err(Ending::Stopped);
+                }
+                crew.push(message, Reply::none());
+                continue;
+            }
+            if bench.batch.is_empty() {
+                self.hold(crew);
+            }
+            let reply = match owed {
+                Acknowledgement::None => Reply::none(),
+                Acknowledgement::Received => {
+                    self.answers.received();
+                    Reply::none()
+                }
+                Acknowledgement::Processed => self.answers.awaited(),
+            };
+            bench.batch.push_back((message, reply));
+        };
+        if !bench.batch.is_empty() {
+            self.hand_up_batch(&mut bench.batch, crew)?;
+        }
+        refused.map_or(Ok(count), Err)
+    }
+
+    fn hand_up_batch(&self, batch: &mut VecDeque<(Message, Reply)>, crew: &Crew) -> Result<(), Ending> {
+        // What is answered on receipt has been received.
+        self.answers.flush();
+        let mut gathered = (batch.len() > 1).then(clock::now);
+        while let Some((message, reply)) = batch.pop_front() {
+            if crew.is_stopping() {
+                // Closed first: dropping a reply accepts its message.
+                self.answers.close();
+                drop(reply);
+                batch.clear();
+                return Err(Ending::Stopped);
+            }
+            let processed = reply.is_awaited();
+            crew.push(message, reply);
+            if let Some(since) = gathered.filter(|_| processed) {
+                let now = clock::now();
+                if now.saturating_duration_since(since) > GATHER {
+                    self.answers.flush();
+                    gathered = Some(now);
+                }
+            }
+        }
+        self.answers.release();
+        Ok(())
+    }
+
+    /// Gathers answers, as long as somebody watches that they do not wait for a listener.
+    fn hold(&self, crew: &Crew) {
+        self.answers.hold();
+        if !crew.is_watched() {
+            self.answers.release();
+        }
+    }
+
+    fn ended(&self) -> Ending {
+        if self.answers.is_overrun() { Ending::Unread } else { Ending::Ended }
+    }
+
+    /// Since when the frame that is coming in has made no progress; `None` when there is none.
+    fn stalled_since(&mut self, finished: bool) -> Option<Instant> {
+        let held = self.intake.unfinished();
+        if held == 0 {
+            self.stalled = None;
+        } else if finished || self.stalled.is_none_or(|(_, mark)| held >= mark + PROGRESS) {
+            self.stalled = Some((clock::now(), held));
+        }
+        self.stalled.map(|(since, _)| since)
+    }
+}
