@@ -7,6 +7,12 @@
 //! | [`memory`] | within a process |
 //! | [`roster`] | the table of who was heard when; a state machine without I/O |
 
+mod inbox;
+pub mod memory;
+pub mod multicast;
+pub mod roster;
+pub mod static_members;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -43,6 +49,31 @@ pub trait Membership: Send {
 
     /// Says goodbye, if it has announced the member, closes everything and joins the threads; nothing is pushed afterwards.
     fn stop(&mut self);
+
+    /// What happened so far.
+    fn stats(&self) -> MembershipStats {
+        MembershipStats::default()
+    }
+}
+
+/// What a membership has done since it started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct MembershipStats {
+    /// Members there are now, the local one not counted.
+    pub members: usize,
+    /// Heartbeats and goodbyes of others.
+    pub heard: u64,
+    /// Datagrams that were neither membership packets nor messages.
+    pub malformed: u64,
+    /// Newcomers refused because there were too many members.
+    pub refused: u64,
+    /// Packets that claimed the address or the id of another member.
+    pub conflicts: u64,
+    /// Failures to send, to receive or to join the group.
+    pub errors: u64,
+    /// Times the group was joined anew.
+    pub recoveries: u64,
 }
 
 /// How a membership takes part.
@@ -91,6 +122,10 @@ impl MemberSink {
     /// A member is gone.
     pub fn removed(&self, member: Member, departure: Departure) {
         self.0.event(Event::Removed(member, departure));
+    }
+
+    pub(crate) fn event(&self, event: Event) {
+        self.0.event(event);
     }
 
     /// A datagram of frames came over the group.

@@ -1,0 +1,211 @@
+//! A fixed list of members, for networks without multicast.
+//!
+//! Nobody is heard here, so nobody expires: the members of the list are there until they are taken off it. Put a
+//! `TcpFailureDetector` into the stack, which probes them and hides those that do not answer.
+//!
+//! ```
+//! use std::net::SocketAddr;
+//! use tribes::membership::static_members::StaticMembers;
+//! let membership = StaticMembers::new(["10.0.0.1:4000".parse::<SocketAddr>()?, "10.0.0.2:4000".parse()?]);
+//! let list = membership.handle();          // to change the list later
+//! list.add("10.0.0.3:4000".parse::<SocketAddr>()?);
+//! assert!(list.remove("10.0.0.1:4000".parse()?));
+//! assert_eq!(list.members().len(), 2);
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
+//! # Ids
+//!
+//! The id of a process is new at every boot, so a list can hardly know it. A member that is given by its address alone gets a
+//! [placeholder](placeholder_id) that is derived from the address: the same on every node, and without capabilities. Messages go
+//! to its address and reach it; what it sends carries its real id, and so its sender is not *equal* to the member of the list.
+//! Compare addresses, or give whole [`Member`]s where the ids are fixed (Tribes: `StaticMember` with `uniqueId`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::inbox::{Inbox, Item};
+use super::{MemberSink, Membership, MembershipStats, Mode};
+use crate::id::{UniqueId, mix};
+use crate::member::Member;
+use crate::stack::{Departure, Event};
+
+/// A membership that is a list. Every node has all addresses, its own among them or not: it is skipped.
+#[derive(Debug, Default)]
+pub struct StaticMembers {
+    list: StaticList,
+}
+
+/// Changes the list of a [`StaticMembers`] while it runs, or before. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct StaticList(Arc<Mutex<State>>);
+
+/// A member of a list: a [`Member`], or an address, which gets a [placeholder id](placeholder_id).
+#[derive(Clone, Debug)]
+pub struct StaticMember(Member);
+
+#[derive(Debug, Default)]
+struct State {
+    members: BTreeMap<SocketAddr, Member>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    local: Member,
+    told: BTreeMap<SocketAddr, Member>,
+    inbox: Arc<Inbox>,
+}
+
+/// The id of a member of which only the address is known. Of two members at one address, the later one takes the place of the
+/// earlier.
+#[must_use]
+pub fn placeholder_id(address: SocketAddr) -> UniqueId {
+    let host = match address.ip() {
+        IpAddr::V4(host) => host.to_ipv6_mapped(),
+        IpAddr::V6(host) => host,
+    };
+    let host = u128::from(host);
+    let seed = mix(u64::from(address.port()));
+    let low = mix(seed ^ mix(host as u64));
+    let high = mix(low ^ mix((host >> 64) as u64));
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&high.to_be_bytes());
+    id[8..].copy_from_slice(&low.to_be_bytes());
+    // A UUID of version 8 like our own, but without their marker: whoever has this id is not known to be one of ours.
+    id[0] = 0;
+    id[6] = 0x80 | (id[6] & 0x0f);
+    id[8] = 0x80 | (id[8] & 0x3f);
+    UniqueId::from_bytes(id)
+}
+
+impl StaticMembers {
+    /// A membership of these members.
+    #[must_use]
+    pub fn new(members: impl IntoIterator<Item = impl Into<StaticMember>>) -> Self {
+        let members = members.into_iter().map(|member| member.into().0);
+        let members = members.map(|member| (member.address(), member)).collect();
+        Self { list: StaticList(Arc::new(Mutex::new(State { members, running: None }))) }
+    }
+
+    /// A handle to change the list, also while the membership runs.
+    #[must_use]
+    pub fn handle(&self) -> StaticList {
+        self.list.clone()
+    }
+}
+
+impl StaticList {
+    /// Puts a member on the list, in the place of the one at the same address. The members are told before this returns, or by
+    /// the thread that is telling something else.
+    pub fn add(&self, member: impl Into<StaticMember>) {
+        let StaticMember(member) = member.into();
+        self.change(|state| {
+            state.members.insert(member.address(), member);
+        });
+    }
+
+    /// Takes the member at this address off the list: it has left. Tells whether it was there.
+    pub fn remove(&self, address: SocketAddr) -> bool {
+        let mut removed = false;
+        self.change(|state| removed = state.members.remove(&address).is_some());
+        removed
+    }
+
+    /// The members on the list, by address; the local one too, if it is there.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        self.lock().members.values().cloned().collect()
+    }
+
+    /// Makes a change and tells what it changed, outside the lock.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let inbox = state.reconcile();
+        drop(state);
+        if let Some(inbox) = inbox {
+            inbox.deliver();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Queues what differs between the list and what was told.
+    fn reconcile(&mut self) -> Option<Arc<Inbox>> {
+        let running = self.running.as_mut()?;
+        let (local, mut told) = (&running.local, std::mem::take(&mut running.told));
+        let others = self.members.values();
+        for member in others.filter(|member| member.address() != local.address() && member.id() != local.id()) {
+            let old = told.remove(&member.address());
+            let changes = match old {
+                Some(old) if old.same_value(member) => [None, None],
+                Some(old) if old == *member => [None, Some(Event::Updated(member.clone()))],
+                // Another id at the same address is another process: the old one must be gone.
+                Some(old) => [Some(Event::Removed(old, Departure::Failed)), Some(Event::Added(member.clone()))],
+                None => [None, Some(Event::Added(member.clone()))],
+            };
+            running.inbox.push(changes.into_iter().flatten().map(Item::Event));
+            running.told.insert(member.address(), member.clone());
+        }
+        running.inbox.push(told.into_values().map(|member| Item::Event(Event::Removed(member, Departure::Left))));
+        Some(Arc::clone(&running.inbox))
+    }
+}
+
+impl Membership for StaticMembers {
+    fn start(&mut self, local: &Member, _mode: Mode, sink: MemberSink) -> io::Result<()> {
+        if self.list.lock().running.is_some() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the membership has started already"));
+        }
+        let inbox = Arc::new(Inbox::new(sink));
+        let running = Running { local: local.clone(), told: BTreeMap::new(), inbox };
+        self.list.change(|state| state.running = Some(running));
+        Ok(())
+    }
+
+    /// Tells nobody: the others have their own lists.
+    fn announce(&mut self, local: &Member) -> io::Result<()> {
+        self.list.change(|state| {
+            if let Some(running) = &mut state.running {
+                running.local = local.clone();
+            }
+        });
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        let Some(running) = self.list.lock().running.take() else { return };
+        running.inbox.close();
+        running.inbox.finish();
+    }
+
+    fn stats(&self) -> MembershipStats {
+        let members = self.list.lock().running.as_ref().map_or(0, |running| running.told.len());
+        MembershipStats { members, ..MembershipStats::default() }
+    }
+}
+
+impl Drop for StaticMembers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl From<Member> for StaticMember {
+    fn from(member: Member) -> Self {
+        Self(member)
+    }
+}
+
+impl From<SocketAddr> for StaticMember {
+    fn from(address: SocketAddr) -> Self {
+        Self(Member::new(address).with_id(placeholder_id(address)))
+    }
+}
