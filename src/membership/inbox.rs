@@ -60,6 +60,7 @@ impl Inbox {
         }
         // Under the same lock that found the queue empty, or what is pushed in between would wait for the next push.
         queue.delivering = None;
+        drop(queue);
     }
 
     /// Nothing that is not being told yet is told any more.

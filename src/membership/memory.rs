@@ -206,10 +206,7 @@ impl Membership for Memory {
             state.next += 1;
             self.key = Some(state.next);
             let inbox = Arc::new(Inbox::new(sink));
-            state.nodes.insert(
-                state.next,
-                Node { local: local.clone(), mode, crashed: false, seen: BTreeMap::new(), inbox },
-            );
+            state.nodes.insert(state.next, Node { local: local.clone(), mode, crashed: false, seen: BTreeMap::new(), inbox });
         });
         Ok(())
     }

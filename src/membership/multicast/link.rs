@@ -144,7 +144,8 @@ fn check_size(local: &Member) -> io::Result<()> {
     if len <= MAX_DATAGRAM {
         return Ok(());
     }
-    let problem = format!("the member's package takes {len} of the {MAX_DATAGRAM} bytes of a datagram: shorten payload or domain");
+    let problem =
+        format!("the member's package takes {len} of the {MAX_DATAGRAM} bytes of a datagram: shorten payload or domain");
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 

@@ -66,7 +66,9 @@ fn join(socket: &Socket, config: &MulticastConfig) -> io::Result<()> {
             let address = match config.interface {
                 Interface::Auto => Ipv4Addr::UNSPECIFIED,
                 Interface::Address(IpAddr::V4(address)) => address,
-                other => return Err(invalid(&format!("an IPv4 group needs the IPv4 address of an interface, not {}", name(other)))),
+                other => {
+                    return Err(invalid(&format!("an IPv4 group needs the IPv4 address of an interface, not {}", name(other))));
+                }
             };
             // Without this, Linux hands over datagrams of every group that any process of the machine has joined.
             #[cfg(target_os = "linux")]
@@ -108,7 +110,8 @@ fn index_of(address: Ipv6Addr) -> io::Result<u32> {
     let wanted = format!("{:032x}", u128::from(address));
     let table = std::fs::read_to_string("/proc/net/if_inet6")?;
     let mut fields = table.lines().map(str::split_ascii_whitespace);
-    let index = fields.find_map(|mut line| if line.next()? == wanted { u32::from_str_radix(line.next()?, 16).ok() } else { None });
+    let index =
+        fields.find_map(|mut line| if line.next()? == wanted { u32::from_str_radix(line.next()?, 16).ok() } else { None });
     index.ok_or_else(|| invalid(&format!("no interface has the address {address}")))
 }
 

@@ -273,7 +273,8 @@ struct Log {
 impl Log {
     /// Warns once when others are told an address that means themselves to them.
     fn misconfigured(&mut self, local: &Member, other: Option<&Member>, config: &MulticastConfig) {
-        let remote = other.is_some_and(|other| !other.address().ip().is_loopback()) || config.interface.is_loopback() == Some(false);
+        let remote =
+            other.is_some_and(|other| !other.address().ip().is_loopback()) || config.interface.is_loopback() == Some(false);
         if self.warned || !local.address().ip().is_loopback() || !remote {
             return;
         }

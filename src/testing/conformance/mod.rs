@@ -1,4 +1,5 @@
 //! Suites that any implementation of a plug point can run: each checks what the channel relies on, and panics with the name of
 //! the promise that is broken.
 
+pub mod membership;
 pub mod transport;
