@@ -1,7 +1,15 @@
 //! Every transport of the crate against the suite that third parties run.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
 use tribes::testing::conformance::transport::{Profile, check};
 use tribes::transport::memory::Network;
+use tribes::transport::udp::{UdpConfig, UdpTransport};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// As short as the slowest case allows on a busy machine: a dead destination is waited for that long.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn memory() {
@@ -9,5 +17,13 @@ fn memory() {
     check(&Profile::stream(), || {
         let (receiver, sender) = network.endpoint("10.0.0.1:0".parse().expect("an address"));
         (Box::new(receiver), Box::new(sender))
+    });
+}
+
+#[test]
+fn udp() {
+    check(&Profile::datagram(), || {
+        let udp = UdpTransport::new(UdpConfig::default().host(LOOPBACK).port(0).ack_timeout(TIMEOUT));
+        (Box::new(udp.clone()), Box::new(udp))
     });
 }

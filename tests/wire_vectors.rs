@@ -14,16 +14,16 @@ fn corpus(name: &str) -> Bytes {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire_corpus").join(name).with_extension("hex");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
-    assert!(digits.len() % 2 == 0, "{name} has half a byte");
+    assert!(digits.len().is_multiple_of(2), "{name} has half a byte");
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex digits")).collect()
 }
 
 fn counting(from: u8) -> UniqueId {
-    UniqueId::from_bytes(std::array::from_fn(|index| from + u8::try_from(index).unwrap()))
+    UniqueId::from_bytes(std::array::from_fn(|index| from + u8::try_from(index).expect("sixteen of them")))
 }
 
 fn member(address: &str, alive: i64) -> Member {
-    let address: SocketAddr = address.parse().unwrap();
+    let address: SocketAddr = address.parse().expect("an address");
     Member::new(address).with_id(counting(0)).with_alive_millis(alive)
 }
 

@@ -12,6 +12,7 @@
 
 pub mod memory;
 pub mod tcp;
+pub mod udp;
 
 use std::fmt;
 use std::io;

@@ -22,7 +22,7 @@ prop_compose! {
         alive: i64, host: Option<[u8; 4]>, host_v6: [u8; 16], port: u16, secure_port: Option<u16>, udp_port: Option<u16>,
         command in texts(), domain in texts(), payload in texts(), id: [u8; 16],
     ) -> Fields {
-        let host = host.map_or(IpAddr::from(host_v6), IpAddr::from);
+        let host = host.map_or_else(|| IpAddr::from(host_v6), IpAddr::from);
         Fields { alive, host, port, secure_port, udp_port, command, domain, id: UniqueId::from_bytes(id), payload }
     }
 }
