@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tribes::testing::conformance::transport::{Profile, check};
 use tribes::transport::memory::Network;
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::transport::udp::{UdpConfig, UdpTransport};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -17,6 +18,14 @@ fn memory() {
     check(&Profile::stream(), || {
         let (receiver, sender) = network.endpoint("10.0.0.1:0".parse().expect("an address"));
         (Box::new(receiver), Box::new(sender))
+    });
+}
+
+#[test]
+fn tcp() {
+    check(&Profile::stream(), || {
+        let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind((LOOPBACK, 0).into()));
+        (Box::new(receiver), Box::new(TcpSender::new(TcpSenderConfig::default().timeout(TIMEOUT))))
     });
 }
 
