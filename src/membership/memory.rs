@@ -261,3 +261,111 @@ impl fmt::Debug for Hub {
         f.debug_struct("Hub").field("members", &nodes).field("cut", &state.cut).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::MemberHandler;
+
+    /// Keeps what it was told, and may call back into the hub.
+    #[derive(Default)]
+    struct Told {
+        events: Mutex<Vec<Event>>,
+        on_added: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl Told {
+        fn take(&self) -> Vec<Event> {
+            std::mem::take(&mut self.events.lock().unwrap())
+        }
+    }
+
+    impl MemberHandler for Told {
+        fn event(&self, event: Event) {
+            let added = matches!(event, Event::Added(_));
+            self.events.lock().unwrap().push(event);
+            let call = self.on_added.lock().unwrap().take_if(|_| added);
+            call.map_or((), |call| call());
+        }
+
+        fn broadcast(&self, _datagram: Bytes) {}
+    }
+
+    fn start(hub: &Hub, host: u8) -> (Memory, Member, Arc<Told>) {
+        let (mut node, told) = (hub.membership(), Arc::new(Told::default()));
+        let member = Member::new(([10, 0, 0, host], 4000).into());
+        node.start(&member, Mode::Full, MemberSink::new(Arc::<Told>::clone(&told))).unwrap();
+        (node, member, told)
+    }
+
+    fn failed(member: &Member) -> Event {
+        Event::Removed(member.clone(), Departure::Failed)
+    }
+
+    #[test]
+    fn a_partition_is_seen_from_both_sides_and_heals() {
+        let hub = Hub::new();
+        let [(_a, a, a_told), (_b, b, b_told), (_c, _, c_told)] = [1, 2, 3].map(|host| start(&hub, host));
+        [&a_told, &b_told, &c_told].map(|told| told.take());
+        hub.partition(a.address(), b.address());
+        assert_eq!((a_told.take(), b_told.take(), c_told.take()), (vec![failed(&b)], vec![failed(&a)], vec![]));
+        hub.heal();
+        assert_eq!(a_told.take(), [Event::Added(b.clone())]);
+        hub.isolate(a.address());
+        assert_eq!(a_told.take().len(), 2);
+        assert_eq!(c_told.take(), [failed(&a)]);
+    }
+
+    #[test]
+    fn a_crash_is_a_failure_and_silence() {
+        let hub = Hub::new();
+        let [(_a, a, a_told), (_b, b, b_told)] = [1, 2].map(|host| start(&hub, host));
+        [&a_told, &b_told].map(|told| told.take());
+        hub.crash(a.address());
+        assert_eq!((a_told.take(), b_told.take()), (vec![], vec![failed(&a)]));
+        hub.heal();
+        assert_eq!(b_told.take(), [], "healing wakes no dead");
+        let (_again, again, again_told) = start(&hub, 1);
+        assert_eq!(b_told.take(), [Event::Added(again.clone())]);
+        assert_eq!(again_told.take(), [Event::Added(b)]);
+    }
+
+    #[test]
+    fn the_same_seed_splits_the_same_way() {
+        let sides = |seed| {
+            let hub = Hub::new();
+            let nodes: Vec<_> = (1..=5).map(|host| start(&hub, host)).collect();
+            let sides = hub.split(seed);
+            for (_, member, told) in &nodes {
+                let side = if sides.0.contains(&member.address()) { &sides.0 } else { &sides.1 };
+                let seen = told.take().into_iter().fold(0_usize, |seen, event| match event {
+                    Event::Added(_) => seen + 1,
+                    _ => seen - 1,
+                });
+                assert_eq!(seen, side.len() - 1, "everybody sees its own side");
+            }
+            sides
+        };
+        for seed in 0..20 {
+            assert_eq!(sides(seed), sides(seed));
+            assert!(!sides(seed).0.is_empty() && !sides(seed).1.is_empty());
+        }
+        assert!((1..20).any(|seed| sides(seed) != sides(0)));
+    }
+
+    #[test]
+    fn a_handler_may_call_back() {
+        let hub = Hub::new();
+        let (_a, a, told) = start(&hub, 1);
+        let (mut b, _, _) = start(&hub, 2);
+        let again = hub.clone();
+        *told.on_added.lock().unwrap() = Some(Box::new(move || {
+            again.crash(a.address());
+            b.stop();
+        }));
+        let (_c, c, c_told) = start(&hub, 3);
+        assert!(told.take().contains(&Event::Added(c)));
+        let departures: Vec<_> = c_told.take().into_iter().filter(|event| matches!(event, Event::Removed(..))).collect();
+        assert_eq!(departures.len(), 2);
+    }
+}

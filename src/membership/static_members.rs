@@ -209,3 +209,88 @@ impl From<SocketAddr> for StaticMember {
         Self(Member::new(address).with_id(placeholder_id(address)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Capabilities;
+    use crate::membership::MemberHandler;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<Event>>);
+
+    impl MemberHandler for Told {
+        fn event(&self, event: Event) {
+            self.0.lock().unwrap().push(event);
+        }
+
+        fn broadcast(&self, _datagram: bytes::Bytes) {}
+    }
+
+    fn address(host: u8) -> SocketAddr {
+        ([10, 0, 0, host], 4000).into()
+    }
+
+    fn start(membership: &mut StaticMembers, local: &Member) -> impl Fn() -> Vec<Event> + use<> {
+        let told = Arc::new(Told::default());
+        membership.start(local, Mode::Full, MemberSink::new(Arc::<Told>::clone(&told))).unwrap();
+        move || std::mem::take(&mut told.0.lock().unwrap())
+    }
+
+    #[test]
+    fn the_list_is_told_without_the_local_member() {
+        let mut membership = StaticMembers::new([address(1), address(2), address(3)]);
+        let told = start(&mut membership, &Member::new(address(2)));
+        let expected = [1, 3].map(|host| Event::Added(StaticMember::from(address(host)).0));
+        assert_eq!(told(), expected);
+        assert_eq!(membership.stats().members, 2);
+    }
+
+    #[test]
+    fn a_change_of_the_list_is_told_while_it_runs() {
+        let mut membership = StaticMembers::new([address(1)]);
+        let list = membership.handle();
+        let told = start(&mut membership, &Member::new(address(9)));
+        let placeholder = told().remove(0).member().clone();
+
+        let real = Member::new(address(1));
+        list.add(real.clone());
+        assert_eq!(told(), [Event::Removed(placeholder, Departure::Failed), Event::Added(real.clone())]);
+        list.add(real.clone());
+        assert_eq!(told(), []);
+        let changed = real.with_payload("p");
+        list.add(changed.clone());
+        assert_eq!(told(), [Event::Updated(changed)]);
+        assert!(list.remove(address(1)) && !list.remove(address(1)));
+        assert_eq!(told(), [Event::Removed(real, Departure::Left)]);
+
+        membership.stop();
+        list.add(address(5));
+        assert_eq!(told(), [], "nothing is told after the stop");
+        let told = start(&mut membership, &Member::new(address(9)));
+        assert_eq!(told().len(), 1, "but the change is not lost");
+    }
+
+    #[test]
+    fn a_local_member_that_moves_uncovers_the_one_it_hid() {
+        let mut membership = StaticMembers::new([address(1), address(2)]);
+        let told = start(&mut membership, &Member::new(address(1)));
+        told();
+        membership.announce(&Member::new(address(2))).unwrap();
+        let [one, two] = [1, 2].map(|host| StaticMember::from(address(host)).0);
+        assert_eq!(told(), [Event::Added(one), Event::Removed(two, Departure::Left)]);
+    }
+
+    #[test]
+    fn a_placeholder_is_the_address_and_promises_nothing() {
+        let mut ids: Vec<_> = (0..=u8::MAX).map(|host| placeholder_id(address(host))).collect();
+        ids.push(placeholder_id(([10, 0, 0, 1], 4001).into()));
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 257);
+        assert_eq!(placeholder_id(address(1)), placeholder_id(address(1)));
+        assert!(ids.iter().all(|id| id.capabilities() == Capabilities::NONE));
+        // Every node must derive the same one, also a node of another version.
+        assert_eq!(placeholder_id(address(1)).to_string(), "00721cc54a1f89168f32279428c0d7e2");
+    }
+}

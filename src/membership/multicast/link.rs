@@ -129,6 +129,11 @@ impl Link {
         update(&mut self.lock().stats);
     }
 
+    #[cfg(test)]
+    pub(super) fn break_socket(&self, socket: UdpSocket) {
+        self.lock().socket = Arc::new(socket);
+    }
+
     fn alive(&self) -> i64 {
         i64::try_from(clock::now().saturating_duration_since(self.started).as_millis()).unwrap_or(i64::MAX)
     }
