@@ -3,7 +3,7 @@
 //! A message cannot be lost silently. Its legs travel with it through the stack and the transport; each ends in
 //! [`delivered`](Leg::delivered) or [`fail`](Leg::fail), and a leg that is merely dropped reports [`FaultCause::Dropped`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
@@ -296,7 +296,10 @@ impl Shared {
         }
         if let Some(callback) = callback {
             let outcome = self.outcome();
-            call_or_defer(Box::new(move || callback(outcome)));
+            call_or_defer(Box::new(move || {
+                let _user_code = UserCode::enter();
+                callback(outcome);
+            }));
         }
     }
 
@@ -319,6 +322,32 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    /// How deep this thread is in listeners and callbacks that a channel called.
+    static USER_CODE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While one lives on a thread, that thread runs a listener or a callback on behalf of a channel, which it must not wait for.
+#[derive(Debug)]
+pub(crate) struct UserCode;
+
+impl UserCode {
+    pub(crate) fn enter() -> Self {
+        USER_CODE.set(USER_CODE.get() + 1);
+        Self
+    }
+
+    pub(crate) fn is_running() -> bool {
+        USER_CODE.get() > 0
+    }
+}
+
+impl Drop for UserCode {
+    fn drop(&mut self) {
+        USER_CODE.set(USER_CODE.get() - 1);
     }
 }
 

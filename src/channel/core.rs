@@ -1,0 +1,505 @@
+//! What all handles of a channel, its threads and its plug-ins share: the stack behind its lock, and what is around it.
+//!
+//! The order of locks: the stack first, then whatever `transmit`, a strand, the view or the inbox needs. User code, that is listeners
+//! and completion callbacks, runs with no lock held.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::courier::Courier;
+use super::driver::{Inbox, Report};
+use super::listeners::{EventListeners, Listeners, MessageListeners};
+use super::stats::{self, ChannelStats, Counters};
+use super::strands::{Queued, Strands};
+use crate::clock;
+use crate::completion::{DeferCallbacks, FaultCause, Leg, Sending, UserCode};
+use crate::id::{MessageIds, UniqueId};
+use crate::member::Member;
+use crate::membership::{MemberHandler, Membership};
+use crate::message::{Body, Message};
+use crate::options::{Acknowledgement, SendOptions};
+use crate::stack::{Event, Gate, Inbound, Outbound, Output, Probe, Reply, Stack, Time, Urgency, View, pass_gates};
+use crate::transport::duplicates::{Admission, DuplicateLimits, Duplicates};
+use crate::transport::{MessageHandler, Receiver, Sender};
+use crate::wire::{Frame, FrameDecoder, channel_data, frame};
+
+/// Multicast messages that wait for the listeners; more are dropped, as the network would.
+const MAX_BROADCASTS: usize = 1024;
+
+pub(super) struct Core {
+    stack: Mutex<Guarded>,
+    gates: Vec<(SendOptions, Arc<dyn Gate>)>,
+    local: RwLock<Member>,
+    view: RwLock<Arc<View>>,
+    ids: MessageIds,
+    sender: Option<Box<dyn Sender>>,
+    udp: Option<Box<dyn Sender>>,
+    receivers: Mutex<Vec<Box<dyn Receiver>>>,
+    membership: Mutex<Option<Box<dyn Membership>>>,
+    duplicates: Duplicates,
+    strands: Strands,
+    courier: Courier,
+    delivery: Arc<Delivery>,
+    stopped: AtomicBool,
+    pub(super) inbox: Arc<Inbox>,
+    on_membership: Arc<EventListeners>,
+}
+
+/// The stack, and when the driver was last told to wake for it.
+struct Guarded {
+    stack: Stack,
+    armed: Option<Instant>,
+}
+
+/// What it takes to hand a message to the listeners, on whichever thread.
+struct Delivery {
+    listeners: Arc<MessageListeners>,
+    counters: Counters,
+}
+
+impl Delivery {
+    fn deliver(&self, msg: Inbound) {
+        self.counters.delivered.increment();
+        let _user_code = UserCode::enter();
+        match self.listeners.deliver(&msg.message) {
+            Ok(()) => msg.reply.accept(),
+            Err(error) => {
+                self.counters.rejected.increment();
+                log::warn!("a listener rejected message {} of {}: {error}", msg.message.id(), msg.message.sender());
+                msg.reply.reject();
+            }
+        }
+    }
+}
+
+/// What is left to do once the stack is unlocked.
+#[derive(Default)]
+struct After {
+    queued: Vec<Queued>,
+    actions: Vec<Action>,
+    view_changed: bool,
+}
+
+enum Action {
+    Connect(Member),
+    Disconnect(Member),
+    Probe(Member, crate::stack::ProbeRequest, crate::stack::LayerId),
+}
+
+/// On which thread the stack was entered: it decides where listeners run.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Entrance {
+    /// A receiving thread, which runs listeners itself.
+    Receiver,
+    /// A thread that must not wait for listeners.
+    Other,
+}
+
+impl Core {
+    pub(super) fn new(stack: Stack, local: Member, sender: Option<Box<dyn Sender>>, udp: Option<Box<dyn Sender>>) -> Self {
+        Self {
+            gates: stack.gates().to_vec(),
+            stack: Mutex::new(Guarded { stack, armed: None }),
+            local: RwLock::new(local),
+            view: RwLock::default(),
+            ids: MessageIds::new(),
+            sender,
+            udp,
+            receivers: Mutex::default(),
+            membership: Mutex::default(),
+            duplicates: Duplicates::new(DuplicateLimits::default()),
+            strands: Strands::default(),
+            courier: Courier::default(),
+            delivery: Arc::new(Delivery { listeners: Listeners::new(), counters: Counters::default() }),
+            stopped: AtomicBool::new(false),
+            inbox: Arc::default(),
+            on_membership: Listeners::new(),
+        }
+    }
+
+    // ---- what the application asks for
+
+    pub(super) fn local(&self) -> Member {
+        self.local.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends and blocks until the outcome is known, doing the transport's work on this thread where that saves a hand-over.
+    pub(super) fn send_attended(&self, members: &[Member], body: Body, options: SendOptions) -> Sending {
+        let sending = self.send(members.iter().cloned(), body, options, Urgency::Attended);
+        if !sending.is_done() {
+            let sender = if options.contains(SendOptions::UDP) { &self.udp } else { &self.sender };
+            if let Some(sender) = sender {
+                sender.assist(members, &sending);
+            }
+        }
+        sending
+    }
+
+    pub(super) fn send(
+        &self,
+        members: impl IntoIterator<Item = Member>,
+        body: Body,
+        options: SendOptions,
+        urgency: Urgency,
+    ) -> Sending {
+        let options = options | SendOptions::BYTE_MESSAGE;
+        let id = self.ids.next();
+        let (sending, legs) = if options.contains(SendOptions::MULTICAST) {
+            // It goes to the group, whoever is there: one leg stands for all.
+            Sending::new(id, [self.local()])
+        } else {
+            Sending::new(id, members)
+        };
+        if legs.is_empty() {
+            return sending;
+        }
+        let refusal = if self.sender.is_none() || self.stopped.load(Ordering::Acquire) {
+            Some(FaultCause::Stopped)
+        } else if body.len() > Message::MAX_BODY {
+            Some(FaultCause::TooLarge { size: body.len(), limit: Message::MAX_BODY })
+        } else {
+            None
+        };
+        if let Some(cause) = refusal {
+            fail_all(legs, &cause);
+            return sending;
+        }
+        let (legs, admitted) = pass_gates(&self.gates, options, body.len(), legs);
+        if !admitted {
+            sending.return_body(body.to_bytes());
+            fail_all(legs, &FaultCause::QueueFull);
+            return sending;
+        }
+        if legs.is_empty() {
+            return sending;
+        }
+        self.delivery.counters.sent.increment();
+        let time = now();
+        let message = Message::from_parts(id, options, time.epoch_millis, self.local(), body);
+        let mut out = Outbound::new(message, legs);
+        out.urgency = urgency;
+        self.enter(Entrance::Other, Some(id), |stack| stack.handle_send(time, out));
+        sending
+    }
+
+    pub(super) fn set_local(&self, change: impl FnOnce(&Member) -> Member) -> io::Result<()> {
+        let changed = {
+            let mut guarded = self.lock_stack();
+            let mut local = self.local.write().unwrap_or_else(PoisonError::into_inner);
+            let changed = change(&local);
+            if changed.domain().len() + changed.payload().len() > Member::MAX_TEXT {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "domain and payload do not fit into a heartbeat"));
+            }
+            guarded.stack.set_local(changed.clone());
+            *local = changed.clone();
+            changed
+        };
+        match &mut *self.lock_membership() {
+            Some(membership) => membership.announce(&changed),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn stats(&self) -> ChannelStats {
+        let of = |sender: &Option<Box<dyn Sender>>| sender.as_ref().map(|sender| sender.stats()).unwrap_or_default();
+        ChannelStats {
+            members: self.view().len(),
+            sent: self.delivery.counters.sent.value(),
+            received: self.delivery.counters.received.value(),
+            delivered: self.delivery.counters.delivered.value(),
+            duplicates: self.duplicates.stats().repeats,
+            rejected: self.delivery.counters.rejected.value(),
+            broadcasts_dropped: self.delivery.counters.broadcasts_dropped.value(),
+            sender: of(&self.sender),
+            udp_sender: of(&self.udp),
+            receiver: self.lock_receivers().iter().map(|receiver| receiver.stats()).fold(Default::default(), stats::add),
+        }
+    }
+
+    pub(super) fn message_listeners(&self) -> &Arc<MessageListeners> {
+        &self.delivery.listeners
+    }
+
+    pub(super) fn membership_listeners(&self) -> &Arc<EventListeners> {
+        &self.on_membership
+    }
+
+    pub(super) fn layers(&self) -> Vec<&'static str> {
+        self.lock_stack().stack.names().collect()
+    }
+
+    // ---- starting and stopping
+
+    pub(super) fn senders(&self) -> impl Iterator<Item = &dyn Sender> {
+        [&self.sender, &self.udp].into_iter().flatten().map(|sender| &**sender)
+    }
+
+    pub(super) fn add_receiver(&self, receiver: Box<dyn Receiver>) {
+        self.lock_receivers().push(receiver);
+    }
+
+    pub(super) fn put_membership(&self, membership: Box<dyn Membership>) {
+        *self.lock_membership() = Some(membership);
+    }
+
+    /// Drains what is queued, says goodbye and stops every part. Only the first call does anything.
+    pub(super) fn stop(&self, drain: Duration) {
+        if self.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let time = now();
+        self.enter(Entrance::Other, None, |stack| stack.handle_stop(time));
+        self.senders().for_each(|sender| sender.stop(drain));
+        let membership = self.lock_membership().take();
+        if let Some(mut membership) = membership {
+            membership.stop();
+        }
+        let receivers = std::mem::take(&mut *self.lock_receivers());
+        receivers.into_iter().for_each(|mut receiver| receiver.stop());
+        self.inbox.stop();
+    }
+
+    // ---- the driver's side
+
+    pub(super) fn handle_report(&self, report: Report) {
+        let time = now();
+        self.enter(Entrance::Other, None, |stack| match report {
+            Report::Event(event) => stack.handle_event(time, event),
+            Report::Probed(layer, member, outcome) => stack.handle_probed(time, layer, &member, outcome),
+        });
+    }
+
+    pub(super) fn handle_timeout(&self) {
+        self.lock_stack().armed = None;
+        let time = now();
+        self.enter(Entrance::Other, None, |stack| stack.handle_timeout(time));
+    }
+
+    pub(super) fn handle_heartbeat(&self) {
+        let time = now();
+        self.enter(Entrance::Other, None, |stack| stack.handle_heartbeat(time));
+        self.senders().for_each(Sender::heartbeat);
+    }
+
+    // ---- the stack
+
+    /// Enters the stack, routes what comes out while it is locked, so that order is kept, and then does what may take its time.
+    /// `own` is the message whose sender waits on this very thread.
+    fn enter(&self, entrance: Entrance, own: Option<UniqueId>, enter: impl FnOnce(&mut Stack)) {
+        let _defer = DeferCallbacks::new();
+        let mut after = After::default();
+        let mut guarded = self.lock_stack();
+        let Guarded { stack, armed } = &mut *guarded;
+        enter(stack);
+        while let Some(output) = stack.poll_output() {
+            self.route(output, own, &mut after);
+        }
+        if after.view_changed {
+            *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(stack.view().clone());
+        }
+        if let Some(at) = stack.poll_timeout()
+            && armed.is_none_or(|armed| at < armed)
+        {
+            *armed = Some(at);
+            self.inbox.wake_at(at);
+        }
+        drop(guarded);
+        self.finish(entrance, after);
+    }
+
+    /// Runs with the stack locked.
+    fn route(&self, output: Output, own: Option<UniqueId>, after: &mut After) {
+        match output {
+            Output::Transmit(mut msg) => {
+                if own != Some(msg.message.id()) {
+                    // Whoever sent it does not attend to it on this thread.
+                    msg.urgency = Urgency::Queued;
+                }
+                self.transmit(msg);
+            }
+            Output::Deliver(msg) => after.queued.push(self.strands.push(msg)),
+            Output::Event(event) => {
+                after.view_changed = true;
+                match &event {
+                    Event::Added(member) => after.actions.push(Action::Connect(member.clone())),
+                    Event::Removed(member, _) => after.actions.push(Action::Disconnect(member.clone())),
+                    _ => {}
+                }
+                let listeners = Arc::clone(&self.on_membership);
+                if !listeners.is_empty() {
+                    self.courier.post(move || {
+                        let _user_code = UserCode::enter();
+                        listeners.tell(&event);
+                    });
+                }
+            }
+            Output::Probe { layer, member, request } => after.actions.push(Action::Probe(member, request, layer)),
+        }
+    }
+
+    fn transmit(&self, msg: Outbound) {
+        let options = msg.message.options();
+        if options.contains(SendOptions::MULTICAST) {
+            let sent = match &mut *self.lock_membership() {
+                Some(membership) => membership.broadcast(frame::to_bytes(&msg.message)),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
+            match sent {
+                Ok(()) => msg.legs.into_iter().for_each(Leg::delivered),
+                Err(error) => fail_all(msg.legs, &broadcast_fault(&error, msg.message.body().len())),
+            }
+        } else if options.contains(SendOptions::UDP) {
+            match &self.udp {
+                Some(udp) => udp.transmit(msg),
+                None => fail_all(msg.legs, &FaultCause::NoUdp),
+            }
+        } else {
+            match &self.sender {
+                Some(sender) => sender.transmit(msg),
+                None => fail_all(msg.legs, &FaultCause::Stopped),
+            }
+        }
+    }
+
+    fn finish(&self, entrance: Entrance, after: After) {
+        for action in after.actions {
+            match action {
+                Action::Connect(member) => self.senders().for_each(|sender| sender.connect(&member)),
+                Action::Disconnect(member) => self.senders().for_each(|sender| sender.disconnect(&member)),
+                Action::Probe(member, request, layer) => {
+                    let (inbox, subject) = (Arc::clone(&self.inbox), member.clone());
+                    let done = move |outcome: Probe| inbox.post(Report::Probed(layer, subject, outcome));
+                    match &self.sender {
+                        Some(sender) => sender.probe(&member, request, Box::new(done)),
+                        // A channel that only watches believes what it hears.
+                        None => done(Probe::Alive),
+                    }
+                }
+            }
+        }
+        for queued in after.queued {
+            match (queued, entrance) {
+                (Queued::Idle(strand), Entrance::Receiver) => strand.run(|msg| self.delivery.deliver(msg)),
+                (Queued::Running(strand), Entrance::Receiver) => strand.wait_for_room(),
+                (Queued::Idle(strand), Entrance::Other) => {
+                    let delivery = Arc::clone(&self.delivery);
+                    self.courier.post(move || strand.run(|msg| delivery.deliver(msg)));
+                }
+                (Queued::Running(_), Entrance::Other) => {}
+            }
+        }
+    }
+
+    fn lock_stack(&self) -> MutexGuard<'_, Guarded> {
+        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_membership(&self) -> MutexGuard<'_, Option<Box<dyn Membership>>> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_receivers(&self) -> MutexGuard<'_, Vec<Box<dyn Receiver>>> {
+        self.receivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What receivers push into.
+impl MessageHandler for Core {
+    fn message(&self, msg: Inbound) {
+        self.delivery.counters.received.increment();
+        let msg = if msg.message.options().acknowledgement() == Acknowledgement::None {
+            // Nobody sends again what is not acknowledged.
+            msg
+        } else {
+            match self.duplicates.admit(msg) {
+                Admission::Fresh(msg) => msg,
+                Admission::Repeat => return,
+            }
+        };
+        let time = now();
+        self.enter(Entrance::Receiver, None, |stack| stack.handle_receive(time, msg));
+    }
+
+    fn disconnected(&self, member: &Member) {
+        self.inbox.post(Report::Event(Event::Suspect(member.clone())));
+    }
+}
+
+/// What a membership pushes into.
+pub(super) struct MemberFeed {
+    inbox: Arc<Inbox>,
+    core: Weak<Core>,
+}
+
+impl MemberFeed {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self { inbox: Arc::clone(&core.inbox), core: Arc::downgrade(core) }
+    }
+}
+
+impl MemberHandler for MemberFeed {
+    fn event(&self, event: Event) {
+        self.inbox.post(Report::Event(event));
+    }
+
+    fn broadcast(&self, datagram: Bytes) {
+        let Some(core) = self.core.upgrade() else { return };
+        let local = core.local();
+        let decoder = FrameDecoder::new(datagram.len());
+        let mut stream = BytesMut::from(datagram);
+        loop {
+            let message = match decoder.next(&mut stream) {
+                Ok(Some(Frame::Data(data))) => channel_data::decode(&data, None),
+                Ok(Some(_)) => continue,
+                Ok(None) if stream.is_empty() => return,
+                // Part of a frame is as useless as a bad one.
+                Ok(None) => return core.drop_broadcast(),
+                Err(error) => Err(error),
+            };
+            match message {
+                Ok(message) if *message.sender() == local => {}
+                Ok(_) if core.courier.backlog() >= MAX_BROADCASTS => core.drop_broadcast(),
+                Ok(message) => core.broadcast(message),
+                Err(_) => return core.drop_broadcast(),
+            }
+        }
+    }
+}
+
+impl Core {
+    fn broadcast(&self, message: Message) {
+        self.delivery.counters.received.increment();
+        let time = now();
+        let msg = Inbound::new(message, Reply::none());
+        self.enter(Entrance::Other, None, |stack| stack.handle_receive(time, msg));
+    }
+
+    fn drop_broadcast(&self) {
+        self.delivery.counters.broadcasts_dropped.increment();
+    }
+}
+
+fn now() -> Time {
+    Time { instant: clock::now(), epoch_millis: clock::epoch_millis() }
+}
+
+fn fail_all(legs: Vec<Leg>, cause: &FaultCause) {
+    legs.into_iter().for_each(|leg| leg.fail(cause.clone()));
+}
+
+fn broadcast_fault(error: &io::Error, size: usize) -> FaultCause {
+    match error.kind() {
+        io::ErrorKind::Unsupported => FaultCause::Unreachable,
+        io::ErrorKind::InvalidInput => FaultCause::TooLarge { size, limit: 65_507 },
+        io::ErrorKind::NotConnected => FaultCause::Stopped,
+        kind => FaultCause::Connection(kind),
+    }
+}

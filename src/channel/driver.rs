@@ -1,0 +1,104 @@
+//! The thread that keeps a channel's time: it runs the stack's timers, the heartbeat, and whatever transports and memberships
+//! report, which therefore never enter the stack on their own threads.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use super::core::Core;
+use crate::clock;
+use crate::member::Member;
+use crate::stack::{Event, LayerId, Probe};
+
+/// Something that happened outside the stack.
+#[derive(Debug)]
+pub(super) enum Report {
+    Event(Event),
+    Probed(LayerId, Member, Probe),
+}
+
+/// Where reports wait for the thread, and where it waits for them.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reports: Vec<Report>,
+    /// When the stack wants its next time-out.
+    wake_at: Option<Instant>,
+    stopped: bool,
+}
+
+impl Inbox {
+    pub(super) fn post(&self, report: Report) {
+        let mut state = self.lock();
+        // A suspicion that is already waiting says all that another would.
+        let repeated = |waiting: &Report| matches!((waiting, &report), (Report::Event(Event::Suspect(a)), Report::Event(Event::Suspect(b))) if a == b);
+        if !state.stopped && !state.reports.iter().any(repeated) {
+            state.reports.push(report);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Tells when the stack wants its next time-out.
+    pub(super) fn wake_at(&self, time: Instant) {
+        let mut state = self.lock();
+        if state.wake_at.is_none_or(|set| time < set) {
+            state.wake_at = Some(time);
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the thread. It ends when the inbox is stopped or the channel is gone.
+pub(super) fn spawn(core: &Arc<Core>, heartbeat: Duration) -> io::Result<JoinHandle<()>> {
+    let (core, inbox) = (Arc::downgrade(core), Arc::clone(&core.inbox));
+    thread::Builder::new().name("tribes-timers".into()).spawn(move || run(&core, &inbox, heartbeat))
+}
+
+fn run(core: &Weak<Core>, inbox: &Inbox, interval: Duration) {
+    let mut heartbeat = clock::now() + interval;
+    loop {
+        let mut state = inbox.lock();
+        let now = clock::now();
+        let due = |at: Instant| at <= now;
+        if state.stopped {
+            return;
+        }
+        let timeout = state.wake_at.is_some_and(due);
+        if state.reports.is_empty() && !timeout && !due(heartbeat) {
+            let next = state.wake_at.map_or(heartbeat, |at| at.min(heartbeat));
+            drop(inbox.changed.wait_timeout(state, next - now));
+            continue;
+        }
+        let reports = mem::take(&mut state.reports);
+        if timeout {
+            state.wake_at = None;
+        }
+        drop(state);
+        let Some(core) = core.upgrade() else { return };
+        for report in reports {
+            core.handle_report(report);
+        }
+        if timeout {
+            core.handle_timeout();
+        }
+        if due(heartbeat) {
+            core.handle_heartbeat();
+            heartbeat = now + interval;
+        }
+    }
+}

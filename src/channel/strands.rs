@@ -1,0 +1,148 @@
+//! One queue per sender between the stack and the listeners.
+//!
+//! Messages are queued while the stack is locked, so their order is the stack's; whoever finds a queue idle runs it, so the messages
+//! of one sender are handled one after another, and a receiving thread normally handles its own message without any hand-over.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::id::UniqueId;
+use crate::stack::Inbound;
+
+/// The queues of all senders.
+#[derive(Debug, Default)]
+pub(super) struct Strands {
+    by_sender: Mutex<HashMap<UniqueId, Arc<Strand>>>,
+}
+
+/// The queue of one sender.
+#[derive(Debug, Default)]
+pub(super) struct Strand {
+    state: Mutex<State>,
+    shorter: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Inbound>,
+    running: bool,
+    waiting: bool,
+}
+
+/// Above this many senders, queues that are idle are forgotten.
+const MAX_IDLE: usize = 1024;
+/// A receiving thread waits while its sender's queue, which another thread runs, is longer than this: TCP then slows the sender.
+const MAX_QUEUE: usize = 1024;
+
+/// Messages that were queued, and what the thread that did so must do about them once it holds no lock.
+#[derive(Debug)]
+#[must_use]
+pub(super) enum Queued {
+    /// Nobody runs the queue yet: [`Strand::run`] it.
+    Idle(Arc<Strand>),
+    /// Somebody runs it: a thread that can afford to should [`Strand::wait_for_room`].
+    Running(Arc<Strand>),
+}
+
+impl Strands {
+    pub(super) fn push(&self, msg: Inbound) -> Queued {
+        let strand = self.of(msg.message.sender().id());
+        let mut state = strand.lock();
+        state.queue.push_back(msg);
+        let running = std::mem::replace(&mut state.running, true);
+        drop(state);
+        if running { Queued::Running(strand) } else { Queued::Idle(strand) }
+    }
+
+    fn of(&self, sender: UniqueId) -> Arc<Strand> {
+        let mut strands = self.by_sender.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(strand) = strands.get(&sender) {
+            return Arc::clone(strand);
+        }
+        if strands.len() >= MAX_IDLE {
+            // A strand in use is held by its runner as well, and has something queued or `running` set.
+            strands.retain(|_, strand| Arc::strong_count(strand) > 1 || strand.lock().running);
+        }
+        Arc::clone(strands.entry(sender).or_default())
+    }
+}
+
+impl Strand {
+    /// Handles what is queued, in order, until nothing is left.
+    pub(super) fn run(&self, mut handle: impl FnMut(Inbound)) {
+        loop {
+            let mut state = self.lock();
+            let Some(msg) = state.queue.pop_front() else {
+                state.running = false;
+                if state.queue.capacity() > MAX_QUEUE {
+                    state.queue.shrink_to(MAX_QUEUE);
+                }
+                return;
+            };
+            if state.waiting && state.queue.len() < MAX_QUEUE / 2 {
+                state.waiting = false;
+                self.shorter.notify_all();
+            }
+            drop(state);
+            handle(msg);
+        }
+    }
+
+    /// Blocks while the queue is too long.
+    pub(super) fn wait_for_room(&self) {
+        let mut state = self.lock();
+        while state.running && state.queue.len() >= MAX_QUEUE {
+            state.waiting = true;
+            state = self.shorter.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::Member;
+    use crate::message::{Body, Message};
+    use crate::options::SendOptions;
+    use crate::stack::Reply;
+
+    fn message(sender: &Member, number: u8) -> Inbound {
+        let id = UniqueId::from_bytes([number; 16]);
+        let body = Body::from(vec![number]);
+        Inbound::new(Message::from_parts(id, SendOptions::NONE, 0, sender.clone(), body), Reply::none())
+    }
+
+    #[test]
+    fn a_message_that_comes_while_its_sender_is_handled_is_handled_next() {
+        let strands = Strands::default();
+        let sender = Member::new(([127, 0, 0, 1], 1).into());
+        let Queued::Idle(strand) = strands.push(message(&sender, 0)) else { panic!("nobody runs it yet") };
+        let mut handled = Vec::new();
+        strand.run(|msg| {
+            let number = msg.message.bytes()[0];
+            handled.push(number);
+            if number < 3 {
+                assert!(matches!(strands.push(message(&sender, number + 1)), Queued::Running(_)));
+            }
+        });
+        assert_eq!(handled, [0, 1, 2, 3]);
+        assert!(matches!(strands.push(message(&sender, 9)), Queued::Idle(_)));
+    }
+
+    #[test]
+    fn idle_senders_are_forgotten_and_busy_ones_kept() {
+        let strands = Strands::default();
+        let busy = Member::new(([127, 0, 0, 1], 1).into());
+        let Queued::Idle(_unrun) = strands.push(message(&busy, 0)) else { panic!("nobody runs it yet") };
+        for _ in 0..3 * MAX_IDLE {
+            let Queued::Idle(strand) = strands.push(message(&Member::new(([127, 0, 0, 1], 2).into()), 0)) else { panic!() };
+            strand.run(drop);
+        }
+        assert!(strands.by_sender.lock().unwrap().len() <= MAX_IDLE);
+        assert!(matches!(strands.push(message(&busy, 1)), Queued::Running(_)));
+    }
+}

@@ -1,0 +1,319 @@
+//! What a user of `GroupChannel` relies on, over real TCP on the loopback interface.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use tribes::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
+use tribes::membership::memory::Hub;
+use tribes::stack::{Departure, Event, StackBuilder};
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
+use tribes::{ChannelBuilder, ChannelError, FaultCause, GroupChannel, Member, Message, Parts, SendOptions, Subscription};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn builder(hub: &Hub) -> ChannelBuilder {
+    let config = TcpReceiverConfig::default().bind("127.0.0.1:0".parse().expect("an address"));
+    GroupChannel::builder().membership(hub.membership()).receiver(TcpReceiver::new(config))
+}
+
+fn start(hub: &Hub) -> GroupChannel {
+    builder(hub).start().expect("the channel starts")
+}
+
+/// All messages that a channel gets, in the order of its listener.
+fn messages(channel: &GroupChannel) -> (Receiver<Message>, Subscription) {
+    let (heard, hears) = mpsc::channel();
+    let subscription = channel.on_message(move |message| drop(heard.send(message.clone())));
+    (hears, subscription)
+}
+
+/// Waits until `channel` sees exactly these members.
+fn wait_for_view(channel: &GroupChannel, expected: &[&GroupChannel]) {
+    let (changed, changes) = mpsc::channel();
+    let _subscription = channel.on_membership(move |_| {
+        // The receiver is gone once the wait is over.
+        let _ = changed.send(());
+    });
+    let expected: HashSet<Member> = expected.iter().map(|other| other.local()).collect();
+    while channel.members().iter().cloned().collect::<HashSet<_>>() != expected {
+        match changes.recv_timeout(DEADLINE) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => panic!("{channel:?} does not see {expected:?}"),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the subscription lives"),
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_acknowledgement_delivers_the_message_once() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    let (heard, _subscription) = messages(&b);
+    for bits in [0, 2, 4, 6, 8, 10, 12, 14] {
+        let options = SendOptions::from_bits(bits);
+        let receipt = a.send([b.local()], bits.to_string(), options).unwrap_or_else(|error| panic!("{options:?}: {error}"));
+        let message = heard.recv_timeout(DEADLINE).expect("the message arrives");
+        assert_eq!(message.id(), receipt.id);
+        assert_eq!(message.bytes(), bits.to_string());
+        assert_eq!(message.options(), options | SendOptions::BYTE_MESSAGE);
+        assert_eq!(message.sender(), &a.local());
+    }
+    a.stop();
+    b.stop();
+    assert!(heard.try_recv().is_err(), "nothing came twice");
+}
+
+#[test]
+fn messages_of_one_thread_arrive_in_the_order_they_were_sent_whatever_their_options() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    let (heard, _subscription) = messages(&b);
+    let target = b.local();
+    let mut last = None;
+    for number in 0..2000u32 {
+        let options = SendOptions::from_bits([8, 10, 14, 0, 2][number as usize % 5]);
+        last = Some(a.send_with([target.clone()], number.to_string(), options));
+        if number % 97 == 0 {
+            a.send([target.clone()], format!("sync {number}"), SendOptions::SYNC_ACK).expect("delivered");
+        }
+    }
+    last.expect("sent").wait().expect("delivered");
+    let mut expected = Vec::new();
+    for number in 0..2000 {
+        expected.push(number.to_string());
+        if number % 97 == 0 {
+            expected.push(format!("sync {number}"));
+        }
+    }
+    for text in expected {
+        assert_eq!(heard.recv_timeout(DEADLINE).expect("the message arrives").bytes(), text);
+    }
+}
+
+#[test]
+fn a_listener_that_fails_or_panics_is_a_failed_send_only_when_the_sender_asked() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    let _subscription = b.on_message(|message| match &message.bytes()[..] {
+        b"fail" => Err("as told"),
+        b"panic" => panic!("as told"),
+        _ => Ok(()),
+    });
+    for text in ["fail", "panic"] {
+        let error = a.send([b.local()], text, SendOptions::SYNC_ACK).expect_err("rejected");
+        assert!(matches!(error.faults[..], [tribes::Fault { cause: FaultCause::Rejected, .. }]), "{error}");
+        a.send([b.local()], text, SendOptions::ACK).expect("received, whatever became of it");
+    }
+    a.send([b.local()], "fine", SendOptions::SYNC_ACK).expect("handled");
+    a.stop();
+    assert_eq!(b.stats().rejected, 4);
+}
+
+#[test]
+fn one_dead_destination_among_three_is_the_only_fault() {
+    let hub = Hub::new();
+    let (a, b, c) = (start(&hub), start(&hub), start(&hub));
+    let dead = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        Member::new(listener.local_addr().expect("bound"))
+    };
+    let (heard_b, _b) = messages(&b);
+    let (heard_c, _c) = messages(&c);
+    let error = a.send([b.local(), dead.clone(), c.local()], "all", SendOptions::SYNC_ACK).expect_err("one is dead");
+    assert_eq!(error.faults.len(), 1);
+    assert_eq!(error.faults[0].member, dead);
+    assert!(matches!(error.faults[0].cause, FaultCause::Connect(io::ErrorKind::ConnectionRefused)), "{error}");
+    for heard in [heard_b, heard_c] {
+        assert_eq!(heard.recv_timeout(DEADLINE).expect("delivered").bytes(), "all");
+    }
+}
+
+#[test]
+fn members_come_change_and_go() {
+    let hub = Hub::new();
+    let a = start(&hub);
+    let (told, events) = mpsc::channel();
+    let _subscription = a.on_membership(move |event| drop(told.send(event.clone())));
+    let b = builder(&hub).payload("one").domain("here").start().expect("the channel starts");
+    let next = || events.recv_timeout(DEADLINE).expect("an event");
+    assert_eq!(next(), Event::Added(b.local()));
+    assert_eq!(a.members().by_id(b.local().id()).expect("in view").payload(), "one");
+    b.set_payload("two").expect("announced");
+    assert!(matches!(next(), Event::Updated(member) if member.payload() == "two" && member.domain() == "here"));
+    b.set_domain("there").expect("announced");
+    assert!(matches!(next(), Event::Updated(member) if member.domain() == "there"));
+    let gone = b.local();
+    drop(b);
+    assert_eq!(next(), Event::Removed(gone, Departure::Left));
+    assert!(a.members().is_empty());
+    assert!(a.set_payload(vec![0; Member::MAX_TEXT + 1]).is_err());
+}
+
+#[test]
+fn a_callback_and_a_listener_may_send() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    let (heard, _subscription) = messages(&a);
+    let _echo = b.on_message({
+        let b = b.clone();
+        move |message| b.send([message.sender().clone()], message.bytes(), SendOptions::ACK).map(drop)
+    });
+    let (again, target) = (a.clone(), b.local());
+    a.send_with([b.local()], "first", SendOptions::SYNC_ACK).on_complete(move |outcome| {
+        outcome.expect("handled");
+        again.send_with([target], "second", SendOptions::ACK).on_complete(drop);
+    });
+    assert_eq!(heard.recv_timeout(DEADLINE).expect("echoed").bytes(), "first");
+    assert_eq!(heard.recv_timeout(DEADLINE).expect("echoed").bytes(), "second");
+}
+
+#[test]
+fn a_listener_that_blocks_holds_up_its_own_sender_only() {
+    let hub = Hub::new();
+    let (a, b, c) = (start(&hub), start(&hub), start(&hub));
+    let gate = Arc::new(Barrier::new(2));
+    let blocked = a.local().id();
+    let _subscription = c.on_message({
+        let gate = Arc::clone(&gate);
+        move |message| {
+            if message.sender().id() == blocked {
+                gate.wait();
+            }
+        }
+    });
+    let waiting = a.send_with([c.local()], "blocks", SendOptions::SYNC_ACK);
+    for _ in 0..100 {
+        b.send([c.local()], "passes", SendOptions::SYNC_ACK).expect("not held up");
+    }
+    assert!(!waiting.is_done());
+    gate.wait();
+    waiting.wait().expect("handled in the end");
+}
+
+#[test]
+fn a_stopped_channel_reports_what_it_does_not_send() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    wait_for_view(&a, &[&b]);
+    let pending: Vec<_> =
+        (0..500).map(|_| a.send_with([b.local()], vec![7; 10_000], SendOptions::ACK | SendOptions::ASYNC)).collect();
+    a.stop();
+    a.stop();
+    for sending in pending {
+        assert!(sending.is_done(), "stop drains or reports");
+        assert!(sending.wait().is_ok(), "the peer is there, so three seconds are enough");
+    }
+    let error = a.send([b.local()], "late", SendOptions::ACK).expect_err("stopped");
+    assert!(matches!(error.faults[0].cause, FaultCause::Stopped));
+    wait_for_view(&b, &[]);
+}
+
+#[test]
+fn a_full_queue_hands_the_message_back() {
+    let hub = Hub::new();
+    let dispatch = MessageDispatch::default().max_queue_messages(1).when_full(WhenFull::HandBack);
+    let a = builder(&hub).stack(StackBuilder::new().push(dispatch).push(TcpFailureDetector::default())).start().expect("starts");
+    let b = start(&hub);
+    let gate = Arc::new(Barrier::new(2));
+    let _subscription = b.on_message({
+        let gate = Arc::clone(&gate);
+        move |message| {
+            if message.bytes() == "first" {
+                gate.wait();
+            }
+        }
+    });
+    let options = SendOptions::SYNC_ACK | SendOptions::ASYNC;
+    let first = a.send_with([b.local()], "first", options);
+    let error = a.send_with([b.local()], "second", options).wait().expect_err("full");
+    assert_eq!(error.returned.as_deref(), Some(&b"second"[..]));
+    assert!(matches!(error.faults[0].cause, FaultCause::QueueFull));
+    gate.wait();
+    first.wait().expect("delivered");
+    a.send_with([b.local()], "third", options).wait().expect("room again");
+}
+
+#[test]
+fn parts_of_a_channel() {
+    let hub = Hub::new();
+    let whole = start(&hub);
+    let watcher = builder(&hub).start_parts(Parts::OBSERVE).expect("starts");
+    wait_for_view(&watcher, &[&whole]);
+    assert!(whole.members().is_empty(), "a watcher is not announced");
+    assert!(matches!(
+        watcher.send([whole.local()], "no", SendOptions::ACK).expect_err("no sender").faults[0].cause,
+        FaultCause::Stopped
+    ));
+    let (heard, _subscription) = messages(&whole);
+    let sender = builder(&hub).start_parts(Parts::SEND).expect("starts");
+    sender.send([whole.local()], "one way", SendOptions::ACK).expect("delivered");
+    assert_eq!(heard.recv_timeout(DEADLINE).expect("delivered").bytes(), "one way");
+    assert!(matches!(builder(&hub).start_parts(Parts::ANNOUNCE), Err(ChannelError::Parts(_))));
+    let receiver = builder(&hub).start_parts(Parts::RECEIVE).expect("starts");
+    let (heard, _subscription) = messages(&receiver);
+    sender.send([receiver.local()], "to a silent member", SendOptions::SYNC_ACK).expect("delivered");
+    assert_eq!(heard.recv_timeout(DEADLINE).expect("delivered").bytes(), "to a silent member");
+}
+
+#[test]
+fn eight_threads_and_large_bodies_lose_nothing() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    let (heard, _subscription) = messages(&b);
+    thread::scope(|scope| {
+        for thread in 0..8u8 {
+            let (a, target) = (&a, b.local());
+            scope.spawn(move || {
+                for number in 0..200u8 {
+                    a.send([target.clone()], vec![thread, number], SendOptions::SYNC_ACK).expect("delivered");
+                }
+            });
+        }
+    });
+    let mut next = [0; 8];
+    for _ in 0..1600 {
+        let bytes = heard.recv_timeout(DEADLINE).expect("delivered").bytes();
+        assert_eq!(bytes[1], next[usize::from(bytes[0])], "each thread's messages are in order");
+        next[usize::from(bytes[0])] += 1;
+    }
+    let large: Vec<u8> = (0..16u32 << 20).map(|at| (at % 251) as u8).collect();
+    for size in [0, 1, 65_535, 65_536, 1 << 20, 16 << 20] {
+        a.send([b.local()], large[..size].to_vec(), SendOptions::ACK).expect("delivered");
+        assert!(heard.recv_timeout(DEADLINE).expect("delivered").bytes() == large[..size], "{size} bytes");
+    }
+}
+
+#[test]
+fn no_listener_no_destination_and_no_subscription_are_fine() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), start(&hub));
+    assert_eq!(a.send([], "nobody", SendOptions::SYNC_ACK).expect("nothing to do").delivered, 0);
+    a.send([b.local()], "unheard", SendOptions::SYNC_ACK).expect("accepted by no listener at all");
+    let (heard, subscription) = messages(&b);
+    a.send([b.local()], "heard", SendOptions::SYNC_ACK).expect("delivered");
+    drop(subscription);
+    a.send([b.local()], "unheard", SendOptions::SYNC_ACK).expect("delivered");
+    assert_eq!(heard.recv_timeout(DEADLINE).expect("delivered").bytes(), "heard");
+    assert!(heard.recv_timeout(DEADLINE).is_err());
+    assert!(format!("{a:?}").contains("TcpFailureDetector"));
+}
+
+#[test]
+fn a_multicast_message_reaches_everybody_else() {
+    let hub = Hub::new();
+    let (a, b, c) = (start(&hub), start(&hub), start(&hub));
+    wait_for_view(&a, &[&b, &c]);
+    let (heard_a, _a) = messages(&a);
+    let (heard_b, _b) = messages(&b);
+    let (heard_c, _c) = messages(&c);
+    a.send_all("to the group", SendOptions::MULTICAST).expect("handed to the group");
+    for heard in [heard_b, heard_c] {
+        assert_eq!(heard.recv_timeout(DEADLINE).expect("delivered").bytes(), "to the group");
+    }
+    a.stop();
+    assert!(heard_a.try_recv().is_err(), "not to its own sender");
+}
