@@ -247,9 +247,12 @@ impl Watch {
 
     /// Wakes the caller that [waits](Sending::block_until_poked), though it is not done.
     pub(crate) fn poke(&self) {
-        let mut state = self.0.lock();
-        state.poked = true;
-        if state.waiting {
+        let waiting = {
+            let mut state = self.0.lock();
+            state.poked = true;
+            state.waiting
+        };
+        if waiting {
             self.0.settled.notify_all();
         }
     }
@@ -283,14 +286,15 @@ impl Shared {
         if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        let (waker, callback) = {
+        let (waiting, waker, callback) = {
             let mut state = self.lock();
             self.done.store(true, Ordering::Release);
-            if state.waiting {
-                self.settled.notify_all();
-            }
-            (state.waker.take(), state.callback.take())
+            (state.waiting, state.waker.take(), state.callback.take())
         };
+        // Not while the lock is held: who wakes up would only wait again.
+        if waiting {
+            self.settled.notify_all();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -152,16 +152,16 @@ impl Link {
         }
     }
 
-    /// Queues a message behind all others, unless the queue is full.
-    pub(super) fn submit(&mut self, pending: Pending) -> Result<(), Pending> {
+    /// Queues a message behind all others; gives it back when the queue is full.
+    pub(super) fn submit(&mut self, pending: Pending) -> Option<Pending> {
         let (messages, bytes) = self.rules.room;
         let full = self.queue.len() >= messages || self.queued_bytes.saturating_add(pending.len) > bytes;
         if full && !self.queue.is_empty() {
-            return Err(pending);
+            return Some(pending);
         }
         self.queued_bytes += pending.len;
         self.queue.push_back(pending);
-        Ok(())
+        None
     }
 
     /// Whether a connection should be opened now.

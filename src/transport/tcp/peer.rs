@@ -6,7 +6,8 @@
 //! the *followers*, the callers that wait for a turn.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -18,8 +19,8 @@ use crate::clock;
 use crate::completion::{FaultCause, Sending, Watch};
 use crate::member::Member;
 
-/// Batches that a caller writes for others before it leaves the rest to the sending thread.
-const CALLER_BATCHES: usize = 8;
+/// Batches that a thread writes in a row: then the sending thread goes on, after it has looked after other destinations.
+pub(super) const BATCHES: usize = 8;
 
 /// One destination.
 pub(super) struct Peer {
@@ -115,7 +116,7 @@ impl Peer {
             self.core.fail(pending.leg, cause);
             return;
         }
-        if let Err(pending) = state.link.submit(pending) {
+        if let Some(pending) = state.link.submit(pending) {
             drop(state);
             self.core.fail(pending.leg, FaultCause::QueueFull);
             return;
@@ -126,7 +127,7 @@ impl Peer {
         if attended && state.conn.is_some() && state.link.can_take() {
             state.driving = true;
             drop(state);
-            self.drive(CALLER_BATCHES);
+            self.drive(BATCHES);
         } else if state.link.can_take() || !state.ticking || state.link.phase() == Phase::Idle {
             self.schedule(&mut state);
         }
@@ -237,11 +238,12 @@ impl Peer {
         } else if state.link.is_blocked() {
             state.driving = true;
             drop(state);
-            self.drive(usize::MAX);
+            self.drive(BATCHES);
         }
     }
 
-    /// Writes what there is to write. The caller has taken the role of the driver; `batches` limits what it does for others.
+    /// Writes what there is to write. The caller has taken the role of the driver; It stops after so many
+    /// `batches`, and the sending thread goes on.
     pub(super) fn drive(self: &Arc<Self>, mut batches: usize) {
         let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wrote = false;
@@ -396,7 +398,7 @@ impl Peer {
         if !state.driving {
             state.driving = true;
             drop(state);
-            self.drive(usize::MAX);
+            self.drive(BATCHES);
         }
     }
 
@@ -413,11 +415,7 @@ impl Peer {
     }
 
     /// Reads once and settles what came.
-    fn read(
-        self: &Arc<Self>,
-        conn: &Arc<Conn>,
-        read: impl FnOnce(&Conn, &mut [u8]) -> std::io::Result<usize>,
-    ) -> std::io::Result<()> {
+    fn read(self: &Arc<Self>, conn: &Arc<Conn>, read: impl FnOnce(&Conn, &mut [u8]) -> io::Result<usize>) -> io::Result<()> {
         let mut inbox = conn.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let inbox = &mut *inbox;
         let count = read(conn, inbox.acks.space())?;
@@ -448,7 +446,7 @@ impl Peer {
             }
         }
         if drive {
-            self.drive(CALLER_BATCHES);
+            self.drive(BATCHES);
         }
         if sound { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
     }
@@ -522,7 +520,7 @@ impl Peer {
         if !state.driving {
             state.driving = true;
             drop(state);
-            self.drive(CALLER_BATCHES);
+            self.drive(BATCHES);
         }
     }
 
@@ -546,7 +544,10 @@ impl Peer {
             self.core.fail(leg, cause);
         }
         if matches!(loss, Loss::Connection(_) | Loss::Silence) {
-            self.core.sink.lost(&self.member);
+            // The thread that reports serves others too, and goes on when the one who listens panics.
+            if catch_unwind(AssertUnwindSafe(|| self.core.sink.lost(&self.member))).is_err() {
+                log::error!("whoever is told that {} is lost panicked", self.member);
+            }
         }
     }
 

@@ -13,11 +13,12 @@ use socket2::Socket;
 
 use super::config::TcpSenderConfig;
 use super::conn::{self, Conn};
-use super::peer::Peer;
+use super::peer::{BATCHES, Peer};
 use super::probe::{Probing, Wanted};
 use crate::clock;
 use crate::completion::{FaultCause, Leg};
 use crate::member::Member;
+use crate::stack::Probe;
 use crate::transport::LinkSink;
 
 /// How often destinations are looked at while something is on its way to them.
@@ -56,6 +57,8 @@ struct Todo {
     probes: Vec<Wanted>,
     review: bool,
     stop: Option<Instant>,
+    /// The thread has ended: nothing is asked any more.
+    closed: bool,
 }
 
 /// Counters of [`SenderStats`](crate::transport::SenderStats).
@@ -127,7 +130,11 @@ impl Core {
 
     /// Has the sending thread probe a member.
     pub(super) fn probe(&self, wanted: Wanted) {
-        self.ask(|todo| todo.probes.push(wanted));
+        let mut wanted = Some(wanted);
+        self.ask(|todo| todo.probes.extend(wanted.take()));
+        if let Some(Wanted { done, .. }) = wanted {
+            done(Probe::Unreachable);
+        }
     }
 
     /// Has the sending thread look for connections to close.
@@ -143,8 +150,11 @@ impl Core {
 
     fn ask(&self, request: impl FnOnce(&mut Todo)) {
         let first = {
-            let mut todo = self.todo.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut todo = self.lock_todo();
             let first = todo.is_empty();
+            if todo.closed {
+                return;
+            }
             request(&mut todo);
             first
         };
@@ -223,8 +233,8 @@ impl Reactor {
             let now = clock::now();
             self.tick(now);
             if todo.review || self.next_review.is_some_and(|next| next <= now) {
-                self.next_review = None;
                 self.core.peers().iter().for_each(|peer| peer.review(now));
+                self.next_review = (!self.registered.is_empty()).then(|| now + REVIEW);
             }
             self.probe(now);
             if stop.is_some_and(|deadline| deadline <= now || self.core.peers().iter().all(|peer| peer.is_quiet())) {
@@ -277,7 +287,7 @@ impl Reactor {
             self.open(peer);
         }
         if duties.drive {
-            peer.drive(usize::MAX);
+            peer.drive(BATCHES);
         }
         if duties.ticking {
             self.ticking.entry(peer.key).or_insert_with(|| Arc::clone(peer));
@@ -378,7 +388,8 @@ impl Reactor {
             links.by_member.drain().map(|(_, peer)| peer).collect()
         };
         peers.iter().for_each(|peer| peer.close(&FaultCause::Stopped));
-        self.waiting.extend(self.core.take().probes);
+        let last = std::mem::replace(&mut *self.core.lock_todo(), Todo { closed: true, ..Todo::default() });
+        self.waiting.extend(last.probes);
         self.probing.end(self.waiting);
     }
 }

@@ -116,9 +116,11 @@ impl Sender for TcpSender {
                     return;
                 }
             }
-            let watch = sending.watch();
-            if !led && links().all(|link| link.follow(sending, &watch)) {
-                sending.block_until_poked();
+            if !led {
+                let watch = sending.watch();
+                if links().all(|link| link.follow(sending, &watch)) {
+                    sending.block_until_poked();
+                }
             }
         }
     }
