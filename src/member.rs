@@ -138,6 +138,11 @@ impl Member {
         &self.0.package
     }
 
+    #[cfg(test)]
+    pub(crate) fn fields(&self) -> &Fields {
+        &self.0.fields
+    }
+
     /// Whether both are the same value, not only the same member: everything but the alive time is compared.
     #[must_use]
     pub fn same_value(&self, other: &Self) -> bool {

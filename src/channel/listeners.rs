@@ -69,9 +69,12 @@ where
 pub(super) type MessageListeners = Listeners<dyn MessageListener>;
 pub(super) type EventListeners = Listeners<dyn Fn(&Event) + Send + Sync>;
 
+/// The listeners, each with the number that its subscription removes it by.
+type Entries<L> = Arc<[(u64, Arc<L>)]>;
+
 /// A list that is read far more often than it changes.
 pub(super) struct Listeners<L: ?Sized> {
-    entries: RwLock<Arc<[(u64, Arc<L>)]>>,
+    entries: RwLock<Entries<L>>,
     next: AtomicU64,
 }
 
@@ -92,7 +95,7 @@ impl<L: ?Sized + Send + Sync + 'static> Listeners<L> {
         Subscription { cancel: Some(Box::new(cancel)) }
     }
 
-    pub(super) fn snapshot(&self) -> Arc<[(u64, Arc<L>)]> {
+    pub(super) fn snapshot(&self) -> Entries<L> {
         Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner))
     }
 
