@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tribes::testing::conformance::transport::{Profile, check};
+use tribes::transport::blocking::{BlockingReceiver, BlockingReceiverConfig, BlockingSender, BlockingSenderConfig};
 use tribes::transport::memory::Network;
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::transport::udp::{UdpConfig, UdpTransport};
@@ -18,6 +19,14 @@ fn memory() {
     check(&Profile::stream(), || {
         let (receiver, sender) = network.endpoint("10.0.0.1:0".parse().expect("an address"));
         (Box::new(receiver), Box::new(sender))
+    });
+}
+
+#[test]
+fn blocking() {
+    check(&Profile::stream(), || {
+        let receiver = BlockingReceiver::new(BlockingReceiverConfig::default().bind((LOOPBACK, 0).into()));
+        (Box::new(receiver), Box::new(BlockingSender::new(BlockingSenderConfig::default().timeout(TIMEOUT))))
     });
 }
 

@@ -10,6 +10,7 @@
 //! An implementation owns its threads and pushes into a sink; no type of an event loop is part of the seam.
 //! [`crate::testing`] has a conformance suite that any implementation can run.
 
+pub mod blocking;
 pub(crate) mod duplicates;
 pub mod memory;
 pub mod tcp;
