@@ -13,7 +13,7 @@ use crate::node::{Problem, now};
 use crate::role::{Flags, Round, commands, print};
 
 /// What Tribes adds to a body: frame, message and the sender's Member package with an IPv4 address.
-const OVERHEAD: usize = 135;
+pub(crate) const OVERHEAD: usize = 135;
 const ACK: [u8; 21] = *b"FLT2002\x00\x00\x00\x03\x06\x02\x03TLF2003";
 const PING_PONG: u8 = b'p';
 const STREAM: u8 = b's';
@@ -46,7 +46,7 @@ fn sink(flags: &Flags<'_>) -> Result<(), Problem> {
             thread::spawn(move || serve(stream, &counted));
         }
     });
-    print!({"event": "ready", "host": address.ip(), "port": address.port(), "id": "00"});
+    print!({"event": "ready", "host": address.ip(), "port": address.port(), "id": "none"});
     commands(|command| {
         match command {
             "report" => {

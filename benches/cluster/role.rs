@@ -17,6 +17,10 @@ impl Flags<'_> {
         self.all(name).next()
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|word| word == name)
+    }
+
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str, standard: T) -> Result<T, Problem> {
         match self.one(name) {
             None => Ok(standard),
@@ -58,14 +62,18 @@ pub(crate) struct Round {
     elapsed: Duration,
     /// Nanoseconds of each send, sorted.
     times: Vec<u64>,
-    pub(crate) failed: u64,
-    pub(crate) error: String,
+    failed: u64,
+    error: String,
 }
 
 impl Round {
     pub(crate) fn new(elapsed: Duration, mut times: Vec<u64>) -> Self {
         times.sort_unstable();
         Self { elapsed, times, failed: 0, error: String::new() }
+    }
+
+    pub(crate) fn with_failures(self, failed: u64, error: String) -> Self {
+        Self { failed, error, ..self }
     }
 
     pub(crate) fn print(&self) {

@@ -71,7 +71,8 @@ impl Launcher {
     pub(crate) fn has(&self, side: Side) -> bool {
         match side {
             Side::Raw => true,
-            Side::Ours | Side::Blocking => crate::ours::READY,
+            Side::Ours => crate::ours::READY,
+            Side::Blocking => crate::ours::BLOCKING_READY,
             Side::Tribes => self.classpath.is_some(),
         }
     }
