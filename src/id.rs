@@ -35,7 +35,12 @@ impl UniqueId {
     /// When the operating system has no source of randomness.
     #[must_use]
     pub fn for_member(capabilities: Capabilities) -> Self {
-        let mut id = random_bytes();
+        Self::from_random(capabilities, u128::from_be_bytes(random_bytes()))
+    }
+
+    /// The id of a member with these random bits.
+    pub(crate) fn from_random(capabilities: Capabilities, random: u128) -> Self {
+        let mut id = random.to_be_bytes();
         id[..2].copy_from_slice(&MARKER);
         id[2] = PROTOCOL;
         id[3] = capabilities.0;

@@ -211,6 +211,10 @@ impl Stack {
                     None => self.output.push_back(Output::Deliver(msg)),
                 },
                 Work::Event(0, event) => {
+                    let event = match event {
+                        Event::Added(member) if self.top.contains(&member) => Event::Updated(member),
+                        event => event,
+                    };
                     // A failure detector consumes suspicions; what is left of one above all layers is of no use.
                     if self.top.apply(&event) {
                         self.output.push_back(Output::Event(event));

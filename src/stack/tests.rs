@@ -75,12 +75,13 @@ fn the_application_is_told_of_changes_only() {
         Event::Suspect(old.clone()),
         Event::Updated(old.with_alive_millis(5)),
         Event::Updated(new.clone()),
+        Event::Added(new.with_payload("newer")),
         Event::Removed(new.clone(), Departure::Failed),
         Event::Removed(new, Departure::Left),
     ] {
         rig.stack.handle_event(rig.time, event);
     }
-    assert_eq!(rig.outputs(), "Added(1), Updated(1), Removed(1)");
+    assert_eq!(rig.outputs(), "Added(1), Updated(1), Updated(1), Removed(1)");
 }
 
 #[test]

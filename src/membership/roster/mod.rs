@@ -314,7 +314,9 @@ impl Roster {
     fn expire(&mut self, now: Instant) {
         let drop_time = self.config.drop_time;
         let silent = |entry: &Entry| now.saturating_duration_since(entry.heard) >= drop_time;
-        let dead: Vec<_> = self.members.iter().filter(|(_, entry)| silent(entry)).map(|(id, _)| *id).collect();
+        let mut dead: Vec<_> = self.members.iter().filter(|(_, entry)| silent(entry)).map(|(id, _)| *id).collect();
+        // The same input leads to the same output, whatever order the table has.
+        dead.sort_unstable();
         for id in dead {
             self.remove(id, Departure::Failed);
         }
