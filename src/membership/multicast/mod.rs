@@ -13,7 +13,7 @@
 //! # Networks
 //!
 //! IPv4 over the loopback interface needs nothing but `interface(Ipv4Addr::LOCALHOST)`. IPv6 over it needs a route that Linux
-//! does not make by itself: `ip -6 route add ff00::/8 dev lo table local`. Elsewhere a host needs a route for multicast, and the
+//! does not make by itself: `ip -6 route add local ff00::/8 dev lo`. Elsewhere a host needs a route for multicast, and the
 //! network must carry it; clouds mostly do not.
 //!
 //! Heartbeats are not authenticated: whoever can send to the group can add members and remove them. Keep the group on a network

@@ -22,7 +22,7 @@ pub(super) fn open(config: &MulticastConfig) -> io::Result<UdpSocket> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    bind(&socket, group).map_err(|error| explain(&error, &format!("the multicast port of {group} cannot be bound")))?;
+    bind(&socket, config).map_err(|error| explain(&error, &format!("the multicast port of {group} cannot be bound")))?;
     join(&socket, config).map_err(|error| {
         let what = format!("the multicast group {group} cannot be joined on the interface {}", name(config.interface));
         explain(&error, &what)
@@ -52,11 +52,19 @@ pub(super) fn wait_writable(socket: &UdpSocket, timeout: Duration) -> io::Result
 }
 
 /// Binds to the group, where that is possible, so that nothing comes in but what was sent to it.
-fn bind(socket: &Socket, group: SocketAddr) -> io::Result<()> {
+fn bind(socket: &Socket, config: &MulticastConfig) -> io::Result<()> {
+    let (group, any) = match config.group {
+        SocketAddr::V4(group) => (SocketAddr::from(group), IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        SocketAddr::V6(mut group) => {
+            // The same port over IPv4 is none of our business, and may be another's.
+            socket.set_only_v6(true)?;
+            group.set_scope_id(v6_index(group, config.interface)?);
+            (group.into(), Ipv6Addr::UNSPECIFIED.into())
+        }
+    };
     if cfg!(unix) && socket.bind(&SockAddr::from(group)).is_ok() {
         return Ok(());
     }
-    let any = if group.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
     socket.bind(&SockAddr::from(SocketAddr::new(any, group.port())))
 }
 

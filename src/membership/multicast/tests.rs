@@ -192,7 +192,7 @@ fn an_ipv6_group_works_where_the_loopback_interface_has_a_route_for_it() {
     let config = MulticastConfig::default().group(group.into()).interface(Ipv6Addr::LOCALHOST);
     let told = Arc::new(Told::default());
     if let Err(error) = Multicast::new(config.clone()).start(&member(1), Mode::Full, told.sink()) {
-        eprintln!("skipped, no IPv6 multicast over loopback (ip -6 route add ff00::/8 dev lo table local): {error}");
+        eprintln!("skipped, no IPv6 multicast over loopback (ip -6 route add local ff00::/8 dev lo): {error}");
         return;
     }
     let (one, two) = (Node::start(&config, 1), Node::start(&config, 2));

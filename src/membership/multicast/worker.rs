@@ -24,6 +24,8 @@ const READ_BUDGET: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The group is joined anew after this many recovery intervals in which nobody was heard: the switch may have forgotten us.
 const QUIET_INTERVALS: u32 = 6;
+/// The group is joined anew after this many heartbeats of our own that did not come back, though one did before.
+const MAX_UNECHOED: u32 = 6;
 /// The time between two lines of the log about what peers do wrong.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -50,8 +52,8 @@ struct Recovery {
     broken: Option<(Instant, Duration)>,
     /// When somebody else was heard last, or the group was joined.
     heard: Instant,
-    /// When our own heartbeat came back last, if ever since the group was joined.
-    echoed: Option<Instant>,
+    /// How many of our heartbeats have not come back since one did; none came back yet if `None`.
+    unechoed: Option<u32>,
 }
 
 impl Worker {
@@ -70,7 +72,7 @@ impl Worker {
             roster,
             sink,
             buffer: vec![0; 1 << 16].into_boxed_slice(),
-            recovery: Recovery { broken: None, heard: now, echoed: None },
+            recovery: Recovery { broken: None, heard: now, unechoed: None },
             log: Log::default(),
             junk: 0,
             open: Box::new(socket::open),
@@ -97,7 +99,7 @@ impl Worker {
             more = self.read(now);
             self.roster.handle_timeout(now);
             self.flush(now);
-            if !more {
+            if !more || self.recovery.broken.is_some() {
                 self.recover(now);
             }
             self.report(now);
@@ -110,7 +112,7 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let recovery = self.recovery.due(&self.config, self.link.mode());
+        let recovery = self.recovery.due(&self.config);
         let next = [self.roster.poll_timeout(), recovery].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(clock::now()))
     }
@@ -150,7 +152,7 @@ impl Worker {
             if self.roster.stats().heard > heard {
                 self.recovery.heard = now;
             } else if valid {
-                self.recovery.echoed = Some(now);
+                self.recovery.unechoed = Some(0);
             }
         } else {
             match sender(Bytes::copy_from_slice(datagram), self.roster.local()) {
@@ -179,8 +181,7 @@ impl Worker {
                 Output::Event(Event::Removed(member, departure)) => self.sink.removed(member, departure),
                 Output::Event(Event::Suspect(_)) => {}
                 Output::Heartbeat => match self.link.heartbeat() {
-                    Ok(()) if !self.config.recovery => self.recovery.broken = None,
-                    Ok(()) => {}
+                    Ok(()) => self.recovery.sent(self.config.recovery),
                     Err(error) => self.failed(now, &error),
                 },
             }
@@ -198,7 +199,7 @@ impl Worker {
 
     /// Replaces the socket when that is due. The old one stays in use until another works: it may still receive.
     fn recover(&mut self, now: Instant) {
-        if self.recovery.due(&self.config, self.link.mode()).is_none_or(|due| now < due) {
+        if self.recovery.due(&self.config).is_none_or(|due| now < due) {
             return;
         }
         let broken = self.recovery.broken;
@@ -212,7 +213,7 @@ impl Worker {
                 if broken.is_some() {
                     log::info!("the multicast group {} is joined again", self.config.group);
                 }
-                self.recovery = Recovery { broken: None, heard: now, echoed: None };
+                self.recovery = Recovery { broken: None, heard: now, unechoed: None };
             }
             Err(error) => {
                 self.link.update_stats(|stats| stats.errors += 1);
@@ -238,17 +239,26 @@ impl Worker {
 }
 
 impl Recovery {
-    fn due(&self, config: &MulticastConfig, mode: Mode) -> Option<Instant> {
+    fn due(&self, config: &MulticastConfig) -> Option<Instant> {
         if !config.recovery {
             return None;
         }
         if let Some((next, _)) = self.broken {
             return Some(next);
         }
-        let quiet = self.heard + config.recovery_interval.saturating_mul(QUIET_INTERVALS);
         // Our own heartbeats come back as long as the group is joined: when they cease, the interface has lost it.
-        let echo = self.echoed.filter(|_| mode == Mode::Full).map(|echoed| echoed + config.drop_time.max(config.frequency * 4));
-        Some(echo.map_or(quiet, |echo| echo.min(quiet)))
+        if self.unechoed.is_some_and(|count| count >= MAX_UNECHOED) {
+            return Some(self.heard);
+        }
+        Some(self.heard + config.recovery_interval.saturating_mul(QUIET_INTERVALS))
+    }
+
+    /// A heartbeat was sent. Only a new socket ends a recovery, where there is one.
+    fn sent(&mut self, recovery: bool) {
+        self.unechoed = self.unechoed.map(|count| count.saturating_add(1));
+        if !recovery {
+            self.broken = None;
+        }
     }
 }
 
@@ -298,5 +308,49 @@ impl Log {
             "on the multicast group: {bad} malformed datagrams, {refused} newcomers above the limit of members, \
              {conflicts} packets that claim the address or the id of another member"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn member(host: [u8; 4]) -> Member {
+        Member::new((host, 4000).into())
+    }
+
+    #[test]
+    fn a_loopback_address_is_warned_of_once_others_cannot_reach_it() {
+        let (loopback, reachable) = (member([127, 0, 0, 1]), member([10, 0, 0, 1]));
+        let auto = MulticastConfig::default();
+        let outside = auto.clone().interface(Ipv4Addr::new(10, 0, 0, 1));
+        let inside = auto.clone().interface(Ipv4Addr::LOCALHOST);
+        let cases = [
+            (&loopback, None, &auto, false),
+            (&loopback, Some(&loopback), &auto, false),
+            (&loopback, Some(&reachable), &auto, true),
+            (&loopback, None, &inside, false),
+            (&loopback, None, &outside, true),
+            (&reachable, Some(&loopback), &outside, false),
+        ];
+        for (local, other, config, expected) in cases {
+            let mut log = Log::default();
+            log.misconfigured(local, other, config);
+            assert_eq!(log.warned, expected, "{local} {other:?} {config:?}");
+        }
+    }
+
+    #[test]
+    fn what_peers_do_wrong_is_logged_at_most_every_interval() {
+        let (mut log, now) = (Log::default(), clock::now());
+        log.peers(now, RosterStats::default(), 1);
+        let first = log.next;
+        assert_eq!(first, Some(now + LOG_INTERVAL));
+        log.peers(now + LOG_INTERVAL / 2, RosterStats::default(), 1000);
+        assert_eq!(log.next, first);
+        log.peers(now + LOG_INTERVAL, RosterStats::default(), 1000);
+        assert_eq!(log.seen.1, 1000);
     }
 }
