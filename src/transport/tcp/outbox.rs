@@ -85,16 +85,18 @@ impl Outbox {
 
     /// Hands the pieces to `write`, and counts what it took.
     pub(super) fn write<E>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<(), E> {
-        let mut slices = [IoSlice::new(&[]); PIECES];
-        let mut count = 0;
-        for (slot, piece) in slices.iter_mut().zip(&self.pieces) {
-            *slot = IoSlice::new(match piece {
-                Piece::Copied(range) => &self.buffer[range.clone()],
-                Piece::Body(bytes) => bytes,
-            });
-            count += 1;
-        }
-        let taken = write(&slices[..count])?;
+        let slice = |piece| match piece {
+            &Piece::Copied(Range { start, end }) => IoSlice::new(&self.buffer[start..end]),
+            Piece::Body(bytes) => IoSlice::new(bytes),
+        };
+        let taken = match (self.pieces.front(), self.pieces.len()) {
+            (Some(one), 1) => write(&[slice(one)])?,
+            _ => {
+                let mut slices = [IoSlice::new(&[]); PIECES];
+                slices.iter_mut().zip(&self.pieces).for_each(|(slot, piece)| *slot = slice(piece));
+                write(&slices[..self.pieces.len().min(PIECES)])?
+            }
+        };
         self.advance(taken);
         Ok(())
     }

@@ -47,7 +47,7 @@ struct State {
     followers: VecDeque<Watch>,
     /// There are messages in flight whose acknowledgements no caller will read.
     orphans: bool,
-    /// The sending thread is told when there is something to read.
+    /// The sending thread is told when there is something to read or room to write.
     armed: bool,
     /// A caller has read since the last tick.
     callers_read: bool,
@@ -205,6 +205,9 @@ impl Peer {
             let mut state = self.lock();
             let Some(conn) = state.conn.clone() else { return true };
             if state.reading {
+                if state.link.is_blocked() {
+                    return true;
+                }
                 state.armed = false;
                 if !state.ticking {
                     self.schedule(&mut state);
@@ -487,7 +490,8 @@ impl Peer {
             return false;
         }
         state.driving = false;
-        if !state.ticking {
+        if !state.ticking || !state.armed {
+            state.armed = true;
             self.schedule(&mut state);
         }
         true

@@ -195,11 +195,12 @@ pub(super) struct Reactor {
     waiting: VecDeque<Wanted>,
 }
 
-/// A connection in the poll. The stream is another handle of the same socket, used for nothing else.
+/// A connection for the poll. The stream is another handle of the same socket, used for nothing else.
 struct Registered {
     peer: Arc<Peer>,
     stream: mio::net::TcpStream,
     state: Opening,
+    /// Whether it really is in the poll just now.
     armed: bool,
 }
 
@@ -270,8 +271,7 @@ impl Reactor {
             peer.writable();
         }
         if (event.is_readable() || hung_up) && !peer.readable() && registered.armed {
-            registered.armed = false;
-            reregister(self.poll.registry(), key, registered);
+            registered.disarm(self.poll.registry());
         }
     }
 
@@ -308,10 +308,8 @@ impl Reactor {
         match (&registered.state, conn) {
             (Opening::Connecting(_), _) if connecting => {}
             (Opening::Open(open), Some((current, armed))) if Arc::ptr_eq(open, &current) => {
-                if registered.armed != armed {
-                    registered.armed = armed;
-                    // Tells again what is already there.
-                    reregister(self.poll.registry(), peer.key, registered);
+                if armed {
+                    registered.arm(self.poll.registry(), peer.key);
                 }
             }
             _ => self.forget(peer.key),
@@ -319,10 +317,8 @@ impl Reactor {
     }
 
     fn forget(&mut self, key: usize) {
-        if let Some(mut registered) = self.registered.remove(&key)
-            && let Err(error) = self.poll.registry().deregister(&mut registered.stream)
-        {
-            log::debug!("a socket was not registered: {error}");
+        if let Some(mut registered) = self.registered.remove(&key) {
+            registered.disarm(self.poll.registry());
         }
     }
 
@@ -394,9 +390,23 @@ impl Reactor {
     }
 }
 
-fn reregister(registry: &Registry, key: usize, registered: &mut Registered) {
-    let interest = if registered.armed { Interest::READABLE | Interest::WRITABLE } else { Interest::WRITABLE };
-    if let Err(error) = registry.reregister(&mut registered.stream, Token(key), interest) {
-        log::error!("a socket cannot be watched: {error}");
+impl Registered {
+    /// Wants to be told when there is something to read or room to write; also when that is so already.
+    fn arm(&mut self, registry: &Registry, key: usize) {
+        if !self.armed {
+            match registry.register(&mut self.stream, Token(key), Interest::READABLE | Interest::WRITABLE) {
+                Ok(()) => self.armed = true,
+                Err(error) => log::error!("a socket cannot be watched: {error}"),
+            }
+        }
+    }
+
+    /// Wants to be told nothing: each wake-up costs, also one that is not for this thread.
+    fn disarm(&mut self, registry: &Registry) {
+        if std::mem::take(&mut self.armed)
+            && let Err(error) = registry.deregister(&mut self.stream)
+        {
+            log::debug!("a socket was not watched: {error}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::transport::{LinkSink, ProbeDone, Sender, SenderStats};
 /// keeping order, and closes healthy connections along with a faulty one.
 pub struct TcpSender {
     config: TcpSenderConfig,
-    core: RwLock<Option<Arc<Core>>>,
+    core: OnceLock<Arc<Core>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -39,11 +39,12 @@ impl TcpSender {
     /// A sender with these settings. It starts with the channel.
     #[must_use]
     pub fn new(config: TcpSenderConfig) -> Self {
-        Self { config, core: RwLock::new(None), thread: Mutex::new(None) }
+        Self { config, core: OnceLock::new(), thread: Mutex::new(None) }
     }
 
-    fn core(&self) -> Option<Arc<Core>> {
-        self.core.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is shared with the sending thread, once started and until stopped.
+    fn running(&self) -> Option<&Arc<Core>> {
+        self.core.get().filter(|core| !core.stopping.load(Ordering::Acquire))
     }
 
     fn send(core: &Arc<Core>, message: Message, leg: Leg, attended: bool) {
@@ -66,21 +67,19 @@ impl Default for TcpSender {
 }
 
 impl Sender for TcpSender {
-    /// Starts the thread. A sender that was stopped can be started again.
+    /// Starts the thread. A sender starts once: after a stop, or a start that failed half way, make another.
     fn start(&self, sink: LinkSink) -> io::Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_some() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the sender is running"));
-        }
         let (core, reactor) = Core::new(self.config.clone(), sink)?;
+        if self.core.set(core).is_err() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the sender was started before"));
+        }
         *thread = Some(thread::Builder::new().name("tribes-send".to_owned()).spawn(move || reactor.run())?);
-        *self.core.write().unwrap_or_else(PoisonError::into_inner) = Some(core);
         Ok(())
     }
 
     fn transmit(&self, msg: Outbound) {
-        let core = self.core().filter(|core| !core.stopping.load(Ordering::Acquire));
-        let Some(core) = core else {
+        let Some(core) = self.running() else {
             msg.legs.into_iter().for_each(|leg| leg.fail(FaultCause::Stopped));
             return;
         };
@@ -88,14 +87,14 @@ impl Sender for TcpSender {
         let mut legs = msg.legs;
         let Some(last) = legs.pop() else { return };
         for leg in legs {
-            Self::send(&core, msg.message.clone(), leg, attended);
+            Self::send(core, msg.message.clone(), leg, attended);
         }
-        Self::send(&core, msg.message, last, attended);
+        Self::send(core, msg.message, last, attended);
     }
 
     fn assist(&self, peers: &[Member], sending: &Sending) {
-        let Some(core) = self.core() else { return };
-        let links = || peers.iter().filter_map(|peer| known(&core, peer));
+        let Some(core) = self.core.get() else { return };
+        let links = || peers.iter().filter_map(|peer| known(core, peer));
         if !CALLERS_READ {
             links().for_each(|link| link.hand_over());
             return;
@@ -126,14 +125,14 @@ impl Sender for TcpSender {
     }
 
     fn probe(&self, peer: &Member, request: ProbeRequest, done: ProbeDone) {
-        match self.core().filter(|core| !core.stopping.load(Ordering::Acquire)) {
+        match self.running() {
             Some(core) => core.probe(Wanted { member: peer.clone(), request, done }),
             None => done(Probe::Unreachable),
         }
     }
 
     fn disconnect(&self, peer: &Member) {
-        let Some(core) = self.core() else { return };
+        let Some(core) = self.core.get() else { return };
         let link = core.links.write().unwrap_or_else(PoisonError::into_inner).by_member.remove(peer);
         if let Some(link) = link {
             link.close(&FaultCause::Connection(io::ErrorKind::ConnectionAborted));
@@ -141,13 +140,13 @@ impl Sender for TcpSender {
     }
 
     fn heartbeat(&self) {
-        if let Some(core) = self.core() {
+        if let Some(core) = self.running() {
             core.review();
         }
     }
 
     fn stop(&self, drain: Duration) {
-        let Some(core) = self.core() else { return };
+        let Some(core) = self.core.get() else { return };
         core.stop(clock::now() + drain);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -159,7 +158,7 @@ impl Sender for TcpSender {
     }
 
     fn stats(&self) -> SenderStats {
-        let Some(core) = self.core() else { return SenderStats::default() };
+        let Some(core) = self.core.get() else { return SenderStats::default() };
         let mut stats = SenderStats {
             connected: core.stats.connected.get(),
             frames: core.stats.frames.get(),
