@@ -12,16 +12,13 @@ use bytes::Bytes;
 use tribes::interceptors::MessageDispatch;
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::stack::{Event, StackBuilder};
+use tribes::transport::blocking::{BlockingReceiver, BlockingReceiverConfig, BlockingSender, BlockingSenderConfig};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 use tribes::{ChannelBuilder, GroupChannel, Member, Message, Parts, SendError, SendOptions, Sending, UniqueId, wire};
 
 use crate::node::{Problem, epoch_millis, now};
 use crate::raw;
 use crate::role::{Flags, Round, commands, print};
-
-/// Whether there is a channel to measure.
-pub(crate) const READY: bool = true;
-pub(crate) const BLOCKING_READY: bool = false;
 
 pub(crate) fn run(role: &str, flags: &Flags<'_>, blocking: bool) -> Result<(), Problem> {
     match role {
@@ -35,10 +32,12 @@ pub(crate) fn run(role: &str, flags: &Flags<'_>, blocking: bool) -> Result<(), P
 fn builder(flags: &Flags<'_>, blocking: bool) -> Result<ChannelBuilder, Problem> {
     let listen = flags.one("--listen").unwrap_or("127.0.0.1:0").parse()?;
     let builder = GroupChannel::builder();
-    if blocking {
-        return Err("there is no blocking transport yet".into());
-    }
-    Ok(builder.receiver(TcpReceiver::new(TcpReceiverConfig::default().bind(listen))))
+    Ok(if blocking {
+        let receiver = BlockingReceiver::new(BlockingReceiverConfig::default().bind(listen));
+        builder.receiver(receiver).sender(BlockingSender::new(BlockingSenderConfig::default()))
+    } else {
+        builder.receiver(TcpReceiver::new(TcpReceiverConfig::default().bind(listen)))
+    })
 }
 
 /// As a Tribes source and sink have it: no failure detector, for there is no membership.

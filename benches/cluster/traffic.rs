@@ -124,7 +124,9 @@ struct Pair {
 impl Traffic {
     /// Runs all sides round by round, and gives a row for each measure.
     pub(crate) fn run(&self, plan: &Plan) -> Result<Vec<Row>, Problem> {
-        let sides = self.sides.iter().filter(|side| plan.launcher.has(**side));
+        // Java machines take long to start: a smoke run has Tribes at one size only.
+        let wanted = |side: Side| plan.launcher.has(side) && !(plan.smoke && side == Side::Tribes && self.size != 1024);
+        let sides = self.sides.iter().filter(|side| wanted(**side));
         let mut pairs = sides.map(|side| self.start(plan, *side)).collect::<Result<Vec<_>, _>>()?;
         let mut rows: Vec<_> = self.measures.iter().map(|(measure, targets)| self.row(*measure, targets)).collect();
         for round in 1..=plan.rounds {
