@@ -8,6 +8,7 @@ use tribes::transport::blocking::{BlockingReceiver, BlockingReceiverConfig, Bloc
 use tribes::transport::memory::Network;
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::transport::udp::{UdpConfig, UdpTransport};
+use tribes::transport::{Receiver, Sender};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// As short as the slowest case allows on a busy machine: a dead destination is waited for that long.
@@ -24,18 +25,23 @@ fn memory() {
 
 #[test]
 fn blocking() {
-    check(&Profile::stream(), || {
-        let receiver = BlockingReceiver::new(BlockingReceiverConfig::default().bind((LOOPBACK, 0).into()));
-        (Box::new(receiver), Box::new(BlockingSender::new(BlockingSenderConfig::default().timeout(TIMEOUT))))
-    });
+    check(&Profile::stream(), || (blocking_receiver(), blocking_sender()));
 }
 
 #[test]
 fn tcp() {
-    check(&Profile::stream(), || {
-        let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind((LOOPBACK, 0).into()));
-        (Box::new(receiver), Box::new(TcpSender::new(TcpSenderConfig::default().timeout(TIMEOUT))))
-    });
+    check(&Profile::stream(), || (tcp_receiver(), tcp_sender()));
+}
+
+/// Both speak the same wire: a window of frames meets a receiver that answers in order.
+#[test]
+fn tcp_to_blocking() {
+    check(&Profile::stream(), || (blocking_receiver(), tcp_sender()));
+}
+
+#[test]
+fn blocking_to_tcp() {
+    check(&Profile::stream(), || (tcp_receiver(), blocking_sender()));
 }
 
 #[test]
@@ -44,4 +50,20 @@ fn udp() {
         let udp = UdpTransport::new(UdpConfig::default().host(LOOPBACK).port(0).ack_timeout(TIMEOUT));
         (Box::new(udp.clone()), Box::new(udp))
     });
+}
+
+fn blocking_receiver() -> Box<dyn Receiver> {
+    Box::new(BlockingReceiver::new(BlockingReceiverConfig::default().bind((LOOPBACK, 0).into())))
+}
+
+fn blocking_sender() -> Box<dyn Sender> {
+    Box::new(BlockingSender::new(BlockingSenderConfig::default().timeout(TIMEOUT)))
+}
+
+fn tcp_receiver() -> Box<dyn Receiver> {
+    Box::new(TcpReceiver::new(TcpReceiverConfig::default().bind((LOOPBACK, 0).into())))
+}
+
+fn tcp_sender() -> Box<dyn Sender> {
+    Box::new(TcpSender::new(TcpSenderConfig::default().timeout(TIMEOUT)))
 }

@@ -13,7 +13,8 @@
 //! | the peer crashed or stopped | [`FaultCause::Connection`](crate::FaultCause::Connection) at once | lost in silence |
 //! | nobody listens | [`FaultCause::Connect`](crate::FaultCause::Connect)`(ConnectionRefused)` at once | the same |
 //!
-//! Nothing is resent and duplicates are not filtered: what the fault injection does is what the layers above see.
+//! Nothing is resent, and duplicates are not filtered here: what the fault injection does is what the channel gets. (The channel
+//! recognises repeats of messages that want an acknowledgement.)
 //!
 //! Threads: `memory-timer`, one for each network that needs one; `memory-A-B`, one for each pair of ports that talk, which runs the
 //! listeners of B; `memory-probe`, for as long as a probe takes.

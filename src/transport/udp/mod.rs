@@ -5,11 +5,9 @@
 //! | UDP | the operating system has taken the datagram |
 //! | UDP and 2 or 6 | the peer's acknowledgement has come, as a datagram |
 //!
-//! A lost datagram is not sent again, as in Tribes: with an acknowledgement it fails with
-//! [`FaultCause::Timeout`](crate::FaultCause::Timeout), without one nobody knows. There is no order. A body has at most 65 372 bytes
-//! from a member with an IPv4 address, no domain and no payload; what is larger fails with
-//! [`FaultCause::TooLarge`](crate::FaultCause::TooLarge), and a member without a UDP port with
-//! [`FaultCause::NoUdp`](crate::FaultCause::NoUdp).
+//! A lost datagram is not sent again, as in Tribes: with an acknowledgement it fails with [`FaultCause::Timeout`], without one
+//! nobody knows. There is no order. A body has at most 65 372 bytes from a member with an IPv4 address, no domain and no payload;
+//! what is larger fails with [`FaultCause::TooLarge`], and a member without a UDP port with [`FaultCause::NoUdp`].
 //!
 //! Acknowledgements carry no id, so each acknowledged message has a socket of its own; a few are under way per destination, the
 //! others wait their turn, and the time-out counts from the call.
