@@ -81,7 +81,8 @@ impl Delivery {
 struct After {
     queued: Vec<Queued>,
     actions: Vec<Action>,
-    view_changed: bool,
+    /// To be told once the view shows them, which is still under the lock, as that keeps their order.
+    events: Vec<Event>,
 }
 
 enum Action {
@@ -302,8 +303,9 @@ impl Core {
         while let Some(output) = stack.poll_output() {
             self.route(output, own, &mut after);
         }
-        if after.view_changed {
+        if !after.events.is_empty() {
             *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(stack.view().clone());
+            after.events.drain(..).for_each(|event| self.tell(event));
         }
         if let Some(at) = stack.poll_timeout()
             && armed.is_none_or(|armed| at < armed)
@@ -327,21 +329,24 @@ impl Core {
             }
             Output::Deliver(msg) => after.queued.push(self.strands.push(msg)),
             Output::Event(event) => {
-                after.view_changed = true;
                 match &event {
                     Event::Added(member) => after.actions.push(Action::Connect(member.clone())),
                     Event::Removed(member, _) => after.actions.push(Action::Disconnect(member.clone())),
                     _ => {}
                 }
-                let listeners = Arc::clone(&self.on_membership);
-                if !listeners.is_empty() {
-                    self.courier.post(move || {
-                        let _user_code = UserCode::enter();
-                        listeners.tell(&event);
-                    });
-                }
+                after.events.push(event);
             }
             Output::Probe { layer, member, request } => after.actions.push(Action::Probe(member, request, layer)),
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        let listeners = Arc::clone(&self.on_membership);
+        if !listeners.is_empty() {
+            self.courier.post(move || {
+                let _user_code = UserCode::enter();
+                listeners.tell(&event);
+            });
         }
     }
 
