@@ -135,7 +135,8 @@ impl Stack {
 
     /// The outcome of a probe.
     pub fn handle_probed(&mut self, time: Time, layer: LayerId, member: &Member, outcome: Probe) {
-        self.enter(time, layer.0, |interceptor, cx| interceptor.probed(cx, member, outcome));
+        let (layer, mut cx) = self.layer(time, layer.0);
+        layer.probed(&mut cx, member, outcome);
         self.run(time);
     }
 
@@ -144,7 +145,8 @@ impl Stack {
         for index in 0..self.layers.len() {
             if self.layers[index].wake_at.is_some_and(|at| at <= time.instant) {
                 self.layers[index].wake_at = None;
-                self.enter(time, index, |interceptor, cx| interceptor.timeout(cx));
+                let (layer, mut cx) = self.layer(time, index);
+                layer.timeout(&mut cx);
                 self.run(time);
             }
         }
@@ -153,7 +155,8 @@ impl Stack {
     /// The periodic heartbeat of the channel.
     pub fn handle_heartbeat(&mut self, time: Time) {
         for index in 0..self.layers.len() {
-            self.enter(time, index, |interceptor, cx| interceptor.heartbeat(cx));
+            let (layer, mut cx) = self.layer(time, index);
+            layer.heartbeat(&mut cx);
             self.run(time);
         }
     }
@@ -161,7 +164,8 @@ impl Stack {
     /// The channel stops: each layer, from the top, sends or rejects what it holds.
     pub fn handle_stop(&mut self, time: Time) {
         for index in 0..self.layers.len() {
-            self.enter(time, index, |interceptor, cx| interceptor.stop(cx));
+            let (layer, mut cx) = self.layer(time, index);
+            layer.stop(&mut cx);
             self.run(time);
         }
     }
@@ -203,11 +207,17 @@ impl Stack {
         while let Some(work) = self.work.pop_front() {
             match work {
                 Work::Down(from, msg) => match self.next_down(from, msg.message.options()) {
-                    Some(layer) => self.enter(time, layer, |interceptor, cx| interceptor.outbound(cx, msg)),
+                    Some(index) => {
+                        let (layer, mut cx) = self.layer(time, index);
+                        layer.outbound(&mut cx, msg);
+                    }
                     None => self.output.push_back(Output::Transmit(msg)),
                 },
                 Work::Up(below, msg) => match self.next_up(below, msg.message.options()) {
-                    Some(layer) => self.enter(time, layer, |interceptor, cx| interceptor.inbound(cx, msg)),
+                    Some(index) => {
+                        let (layer, mut cx) = self.layer(time, index);
+                        layer.inbound(&mut cx, msg);
+                    }
                     None => self.output.push_back(Output::Deliver(msg)),
                 },
                 Work::Event(0, event) => {
@@ -221,31 +231,29 @@ impl Stack {
                     }
                 }
                 Work::Event(below, event) => {
-                    let layer = below - 1;
-                    self.layers[layer].view.apply(&event);
-                    self.enter(time, layer, |interceptor, cx| interceptor.event(cx, event));
+                    self.layers[below - 1].view.apply(&event);
+                    let (layer, mut cx) = self.layer(time, below - 1);
+                    layer.event(&mut cx, event);
                 }
             }
         }
     }
 
-    /// Calls one layer; what it does becomes work or output.
-    fn enter(&mut self, time: Time, index: usize, call: impl FnOnce(&mut (dyn Interceptor + 'static), &mut Context<'_>)) {
+    /// A layer, and the context to call it with: what it does becomes work or output.
+    fn layer(&mut self, time: Time, index: usize) -> (&mut dyn Interceptor, Context<'_>) {
         let layer = &mut self.layers[index];
-        call(
-            &mut *layer.interceptor,
-            &mut Context {
-                now: time.instant,
-                epoch_millis: time.epoch_millis,
-                local: &self.local,
-                view: &layer.view,
-                wake_at: &mut layer.wake_at,
-                random: &mut self.random,
-                index,
-                work: &mut self.work,
-                output: &mut self.output,
-            },
-        );
+        let context = Context {
+            now: time.instant,
+            epoch_millis: time.epoch_millis,
+            local: &self.local,
+            view: &layer.view,
+            wake_at: &mut layer.wake_at,
+            random: &mut self.random,
+            index,
+            work: &mut self.work,
+            output: &mut self.output,
+        };
+        (&mut *layer.interceptor, context)
     }
 
     fn next_down(&self, from: usize, options: SendOptions) -> Option<usize> {
