@@ -55,7 +55,8 @@ impl Leg {
         self.settle(Some(cause));
     }
 
-    /// Another leg to the same destination; the send completes when both are settled.
+    /// Another leg to the same destination; the send completes when both are settled. The room that an asynchronous message
+    /// takes in its queue stays with the original, so that is the one to send last.
     pub fn fork(&self) -> Self {
         if let Some(shared) = &self.shared {
             shared.pending.fetch_add(1, Ordering::Relaxed);

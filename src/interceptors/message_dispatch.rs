@@ -106,7 +106,7 @@ impl Interceptor for MessageDispatch {
     }
 
     fn traits(&self) -> LayerTraits {
-        LayerTraits { option_bits: SendOptions::ASYNC, ..LayerTraits::default() }
+        LayerTraits::default().option_bits(SendOptions::ASYNC)
     }
 
     fn gate(&self) -> Option<Arc<dyn Gate>> {

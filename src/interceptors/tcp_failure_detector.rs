@@ -346,7 +346,7 @@ impl Interceptor for TcpFailureDetector {
     }
 
     fn traits(&self) -> LayerTraits {
-        LayerTraits { probes: true, ..LayerTraits::default() }
+        LayerTraits::default().probes()
     }
 }
 

@@ -83,6 +83,51 @@ pub struct LayerTraits {
     pub option_bits: SendOptions,
 }
 
+/// Made from the default by naming what is true.
+///
+/// ```
+/// use tribes::SendOptions;
+/// use tribes::stack::LayerTraits;
+/// let compresses = LayerTraits::default().rewrites().option_bits(SendOptions::from_bits(0x100));
+/// assert!(compresses.rewrites && !compresses.encrypts);
+/// ```
+impl LayerTraits {
+    /// The layer sends probes past the layers below it.
+    #[must_use]
+    pub const fn probes(mut self) -> Self {
+        self.probes = true;
+        self
+    }
+
+    /// The layer makes bodies unreadable to those who lack a key.
+    #[must_use]
+    pub const fn encrypts(mut self) -> Self {
+        self.encrypts = true;
+        self
+    }
+
+    /// The layer changes bodies.
+    #[must_use]
+    pub const fn rewrites(mut self) -> Self {
+        self.rewrites = true;
+        self
+    }
+
+    /// The layer numbers messages per destination.
+    #[must_use]
+    pub const fn orders(mut self) -> Self {
+        self.orders = true;
+        self
+    }
+
+    /// The layer sets these bits, or reacts to them.
+    #[must_use]
+    pub const fn option_bits(mut self, bits: SendOptions) -> Self {
+        self.option_bits = bits;
+        self
+    }
+}
+
 /// Admission control: the only place where a caller is made to wait before its message enters the stack.
 pub trait Gate: Send + Sync + fmt::Debug {
     /// Takes room for each leg of a message with `options` and a body of `len` bytes, waiting for it as configured. Legs for
