@@ -3,20 +3,19 @@
 //! Taking and giving back room is one atomic operation each: bytes and messages of a destination share one word, so that both
 //! bounds are checked together and no lock is held while others count.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
-use crate::id::{UniqueId, mix};
+use crate::hash::ById;
+use crate::id::UniqueId;
 
 /// A bound per destination. What is taken comes back exactly when its [`Permit`] is dropped, so the count cannot drift.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: Limits,
-    destinations: RwLock<HashMap<UniqueId, Arc<Destination>, KeyedHash>>,
+    destinations: RwLock<ById<Arc<Destination>>>,
 }
 
 impl Budget {
@@ -153,36 +152,6 @@ struct Limits {
 impl Limits {
     fn unpack(word: u64) -> Self {
         Self { bytes: word & (ONE_MESSAGE - 1), messages: word >> BYTE_BITS }
-    }
-}
-
-/// Spreads ids that peers chose, under a key that they do not know.
-#[derive(Clone, Debug)]
-struct KeyedHash(u64);
-
-impl Default for KeyedHash {
-    fn default() -> Self {
-        Self(std::hash::RandomState::new().hash_one(0))
-    }
-}
-
-impl BuildHasher for KeyedHash {
-    type Hasher = Self;
-
-    fn build_hasher(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Hasher for KeyedHash {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks();
-        self.0 = words.iter().fold(self.0, |hash, word| mix(hash ^ u64::from_le_bytes(*word)));
-        self.0 = rest.iter().fold(self.0, |hash, byte| mix(hash ^ u64::from(*byte)));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -56,6 +56,7 @@ mod budget;
 mod channel;
 mod clock;
 mod completion;
+mod hash;
 mod id;
 mod member;
 mod message;

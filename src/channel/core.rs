@@ -53,6 +53,8 @@ pub(super) struct Core {
 struct Guarded {
     stack: Stack,
     armed: Option<Instant>,
+    /// Used again and again, so that delivering allocates nothing.
+    delivering: Vec<Inbound>,
 }
 
 /// What it takes to hand a message to the listeners, on whichever thread.
@@ -63,12 +65,12 @@ struct Delivery {
 
 impl Delivery {
     fn deliver(&self, msg: Inbound) {
-        self.counters.delivered.increment();
+        self.counters.delivered.add(1);
         let _user_code = UserCode::enter();
         match self.listeners.deliver(&msg.message) {
             Ok(()) => msg.reply.accept(),
             Err(error) => {
-                self.counters.rejected.increment();
+                self.counters.rejected.add(1);
                 log::warn!("a listener rejected message {} of {}: {error}", msg.message.id(), msg.message.sender());
                 msg.reply.reject();
             }
@@ -104,7 +106,7 @@ impl Core {
     pub(super) fn new(stack: Stack, local: Member, sender: Option<Box<dyn Sender>>, udp: Option<Box<dyn Sender>>) -> Self {
         Self {
             gates: stack.gates().to_vec(),
-            stack: Mutex::new(Guarded { stack, armed: None }),
+            stack: Mutex::new(Guarded { stack, armed: None, delivering: Vec::new() }),
             local: RwLock::new(local),
             view: RwLock::default(),
             ids: MessageIds::new(),
@@ -182,7 +184,7 @@ impl Core {
         if legs.is_empty() {
             return sending;
         }
-        self.delivery.counters.sent.increment();
+        self.delivery.counters.sent.add(1);
         let time = now();
         let message = Message::from_parts(id, options, time.epoch_millis, self.local(), body);
         let mut out = Outbound::new(message, legs);
@@ -298,11 +300,12 @@ impl Core {
         let _defer = DeferCallbacks::new();
         let mut after = After::default();
         let mut guarded = self.lock_stack();
-        let Guarded { stack, armed } = &mut *guarded;
+        let Guarded { stack, armed, delivering } = &mut *guarded;
         enter(stack);
         while let Some(output) = stack.poll_output() {
-            self.route(output, own, &mut after);
+            self.route(output, own, delivering, &mut after);
         }
+        self.strands.push(delivering, |queued| after.queued.push(queued));
         if !after.events.is_empty() {
             *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(stack.view().clone());
             after.events.drain(..).for_each(|event| self.tell(event));
@@ -318,7 +321,7 @@ impl Core {
     }
 
     /// Runs with the stack locked.
-    fn route(&self, output: Output, own: Option<UniqueId>, after: &mut After) {
+    fn route(&self, output: Output, own: Option<UniqueId>, delivering: &mut Vec<Inbound>, after: &mut After) {
         match output {
             Output::Transmit(mut msg) => {
                 if own != Some(msg.message.id()) {
@@ -327,7 +330,7 @@ impl Core {
                 }
                 self.transmit(msg);
             }
-            Output::Deliver(msg) => after.queued.push(self.strands.push(msg)),
+            Output::Deliver(msg) => delivering.push(msg),
             Output::Event(event) => {
                 match &event {
                     Event::Added(member) => after.actions.push(Action::Connect(member.clone())),
@@ -419,18 +422,19 @@ impl Core {
 /// What receivers push into.
 impl MessageHandler for Core {
     fn message(&self, msg: Inbound) {
-        self.delivery.counters.received.increment();
-        let msg = if msg.message.options().acknowledgement() == Acknowledgement::None {
-            // Nobody sends again what is not acknowledged.
-            msg
-        } else {
-            match self.duplicates.admit(msg) {
-                Admission::Fresh(msg) => msg,
-                Admission::Repeat => return,
-            }
-        };
+        self.delivery.counters.received.add(1);
+        if let Some(msg) = self.admit(msg) {
+            let time = now();
+            self.enter(Entrance::Receiver, None, |stack| stack.handle_receive(time, msg));
+        }
+    }
+
+    fn messages(&self, batch: &mut Vec<Inbound>) {
+        self.delivery.counters.received.add(batch.len() as u64);
         let time = now();
-        self.enter(Entrance::Receiver, None, |stack| stack.handle_receive(time, msg));
+        self.enter(Entrance::Receiver, None, |stack| {
+            batch.drain(..).filter_map(|msg| self.admit(msg)).for_each(|msg| stack.handle_receive(time, msg));
+        });
     }
 
     fn disconnected(&self, member: &Member) {
@@ -480,20 +484,33 @@ impl MemberHandler for MemberFeed {
 }
 
 impl Core {
+    /// Keeps away what was here before.
+    fn admit(&self, msg: Inbound) -> Option<Inbound> {
+        if msg.message.options().acknowledgement() == Acknowledgement::None {
+            // Nobody sends again what is not acknowledged.
+            return Some(msg);
+        }
+        match self.duplicates.admit(msg) {
+            Admission::Fresh(msg) => Some(msg),
+            Admission::Repeat => None,
+        }
+    }
+
     fn broadcast(&self, message: Message) {
-        self.delivery.counters.received.increment();
+        self.delivery.counters.received.add(1);
         let time = now();
         let msg = Inbound::new(message, Reply::none());
         self.enter(Entrance::Other, None, |stack| stack.handle_receive(time, msg));
     }
 
     fn drop_broadcast(&self) {
-        self.delivery.counters.broadcasts_dropped.increment();
+        self.delivery.counters.broadcasts_dropped.add(1);
     }
 }
 
 fn now() -> Time {
-    Time { instant: clock::now(), epoch_millis: clock::epoch_millis() }
+    let (instant, epoch_millis) = clock::both();
+    Time { instant, epoch_millis }
 }
 
 fn fail_all(legs: Vec<Leg>, cause: &FaultCause) {

@@ -3,16 +3,17 @@
 //! Messages are queued while the stack is locked, so their order is the stack's; whoever finds a queue idle runs it, so the messages
 //! of one sender are handled one after another, and a receiving thread normally handles its own message without any hand-over.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::hash::ById;
 use crate::id::UniqueId;
 use crate::stack::Inbound;
 
 /// The queues of all senders.
 #[derive(Debug, Default)]
 pub(super) struct Strands {
-    by_sender: Mutex<HashMap<UniqueId, Arc<Strand>>>,
+    by_sender: Mutex<ById<Arc<Strand>>>,
 }
 
 /// The queue of one sender.
@@ -45,13 +46,21 @@ pub(super) enum Queued {
 }
 
 impl Strands {
-    pub(super) fn push(&self, msg: Inbound) -> Queued {
-        let strand = self.of(msg.message.sender().id());
-        let mut state = strand.lock();
-        state.queue.push_back(msg);
-        let running = std::mem::replace(&mut state.running, true);
-        drop(state);
-        if running { Queued::Running(strand) } else { Queued::Idle(strand) }
+    /// Takes all messages, in order, and tells of each queue that got some.
+    pub(super) fn push(&self, messages: &mut Vec<Inbound>, mut queued: impl FnMut(Queued)) {
+        let mut messages = messages.drain(..).peekable();
+        while let Some(first) = messages.next() {
+            let sender = first.message.sender().id();
+            let strand = self.of(sender);
+            let mut state = strand.lock();
+            state.queue.push_back(first);
+            while let Some(next) = messages.next_if(|next| next.message.sender().id() == sender) {
+                state.queue.push_back(next);
+            }
+            let running = std::mem::replace(&mut state.running, true);
+            drop(state);
+            queued(if running { Queued::Running(strand) } else { Queued::Idle(strand) });
+        }
     }
 
     fn of(&self, sender: UniqueId) -> Arc<Strand> {
@@ -70,21 +79,22 @@ impl Strands {
 impl Strand {
     /// Handles what is queued, in order, until nothing is left.
     pub(super) fn run(&self, mut handle: impl FnMut(Inbound)) {
+        let mut batch = VecDeque::new();
         loop {
             let mut state = self.lock();
-            let Some(msg) = state.queue.pop_front() else {
+            std::mem::swap(&mut state.queue, &mut batch);
+            if batch.is_empty() {
                 state.running = false;
                 if state.queue.capacity() > MAX_QUEUE {
                     state.queue.shrink_to(MAX_QUEUE);
                 }
                 return;
-            };
-            if state.waiting && state.queue.len() < MAX_QUEUE / 2 {
-                state.waiting = false;
+            }
+            if std::mem::take(&mut state.waiting) {
                 self.shorter.notify_all();
             }
             drop(state);
-            handle(msg);
+            batch.drain(..).for_each(&mut handle);
         }
     }
 
@@ -116,33 +126,56 @@ mod tests {
         Inbound::new(Message::from_parts(id, SendOptions::NONE, 0, sender.clone(), body), Reply::none())
     }
 
+    fn push(strands: &Strands, msg: Inbound) -> Queued {
+        let mut queued = None;
+        strands.push(&mut vec![msg], |one| queued = Some(one));
+        queued.expect("one message goes to one queue")
+    }
+
     #[test]
     fn a_message_that_comes_while_its_sender_is_handled_is_handled_next() {
         let strands = Strands::default();
         let sender = Member::new(([127, 0, 0, 1], 1).into());
-        let Queued::Idle(strand) = strands.push(message(&sender, 0)) else { panic!("nobody runs it yet") };
+        let Queued::Idle(strand) = push(&strands, message(&sender, 0)) else { panic!("nobody runs it yet") };
         let mut handled = Vec::new();
         strand.run(|msg| {
             let number = msg.message.bytes()[0];
             handled.push(number);
             if number < 3 {
-                assert!(matches!(strands.push(message(&sender, number + 1)), Queued::Running(_)));
+                assert!(matches!(push(&strands, message(&sender, number + 1)), Queued::Running(_)));
             }
         });
         assert_eq!(handled, [0, 1, 2, 3]);
-        assert!(matches!(strands.push(message(&sender, 9)), Queued::Idle(_)));
+        assert!(matches!(push(&strands, message(&sender, 9)), Queued::Idle(_)));
+    }
+
+    #[test]
+    fn a_batch_keeps_its_order_and_takes_each_sender_once_in_a_row() {
+        let strands = Strands::default();
+        let [a, b] = [1, 2].map(|port| Member::new(([127, 0, 0, 1], port).into()));
+        let mut batch = vec![message(&a, 0), message(&a, 1), message(&b, 2), message(&a, 3)];
+        let mut queued = Vec::new();
+        strands.push(&mut batch, |one| queued.push(one));
+        assert!(matches!(&queued[..], [Queued::Idle(_), Queued::Idle(_), Queued::Running(_)]));
+        let mut handled = Vec::new();
+        for one in queued {
+            if let Queued::Idle(strand) = one {
+                strand.run(|msg| handled.push(msg.message.bytes()[0]));
+            }
+        }
+        assert_eq!(handled, [0, 1, 3, 2]);
     }
 
     #[test]
     fn idle_senders_are_forgotten_and_busy_ones_kept() {
         let strands = Strands::default();
         let busy = Member::new(([127, 0, 0, 1], 1).into());
-        let Queued::Idle(_unrun) = strands.push(message(&busy, 0)) else { panic!("nobody runs it yet") };
+        let Queued::Idle(_unrun) = push(&strands, message(&busy, 0)) else { panic!("nobody runs it yet") };
         for _ in 0..3 * MAX_IDLE {
-            let Queued::Idle(strand) = strands.push(message(&Member::new(([127, 0, 0, 1], 2).into()), 0)) else { panic!() };
+            let Queued::Idle(strand) = push(&strands, message(&Member::new(([127, 0, 0, 1], 2).into()), 0)) else { panic!() };
             strand.run(drop);
         }
         assert!(strands.by_sender.lock().unwrap().len() <= MAX_IDLE);
-        assert!(matches!(strands.push(message(&busy, 1)), Queued::Running(_)));
+        assert!(matches!(push(&strands, message(&busy, 1)), Queued::Running(_)));
     }
 }

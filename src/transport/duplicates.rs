@@ -9,7 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::id::{UniqueId, mix, random_bytes};
+use crate::hash::{ById, Keyed};
+use crate::id::UniqueId;
 use crate::message::Message;
 use crate::options::Acknowledgement;
 use crate::stack::{Answer, Inbound, Reply};
@@ -71,7 +72,7 @@ struct Filter {
 #[derive(Debug)]
 struct Table {
     hasher: Keyed,
-    senders: HashMap<UniqueId, Sender, Keyed>,
+    senders: ById<Sender>,
     /// Messages of all senders.
     messages: usize,
     /// Counts admissions, to tell who was silent longest.
@@ -84,7 +85,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Sender {
-    seen: HashMap<Key, Outcome, Keyed>,
+    seen: ById<Outcome, Key>,
     order: VecDeque<Key>,
     last: u64,
 }
@@ -115,7 +116,7 @@ struct Pending {
 
 impl Duplicates {
     pub(crate) fn new(limits: DuplicateLimits) -> Self {
-        let hasher = Keyed::new();
+        let hasher = Keyed::default();
         let table = Table {
             hasher,
             senders: HashMap::with_hasher(hasher),
@@ -265,50 +266,6 @@ impl Key {
 impl Outcome {
     fn tell(self, reply: Reply) {
         if self == Self::Rejected { reply.reject() } else { reply.accept() }
-    }
-}
-
-/// A hasher for ids, which are random where nobody means harm; the secret key is for those who do.
-#[derive(Clone, Copy, Debug)]
-struct Keyed(u64);
-
-impl Keyed {
-    fn new() -> Self {
-        let bytes = random_bytes();
-        Self(bytes[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
-    }
-}
-
-impl BuildHasher for Keyed {
-    type Hasher = Self;
-
-    fn build_hasher(&self) -> Self {
-        *self
-    }
-}
-
-impl Hasher for Keyed {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            self.write_u64(u64::from_le_bytes(word.try_into().expect("chunks of eight")));
-        }
-        let rest = words.remainder();
-        if !rest.is_empty() {
-            self.write_u64(rest.iter().fold(rest.len() as u64, |word, byte| word << 8 | u64::from(*byte)));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = mix(self.0 ^ word);
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -122,6 +122,11 @@ pub trait MessageHandler: Send + Sync {
     /// queued behind them.
     fn message(&self, msg: Inbound);
 
+    /// Messages that came in together, in order. Takes them all out of `batch`, whose memory the receiver uses again.
+    fn messages(&self, batch: &mut Vec<Inbound>) {
+        batch.drain(..).for_each(|msg| self.message(msg));
+    }
+
     /// A connection from this member ended: a reason to verify that it is still there.
     fn disconnected(&self, member: &Member);
 }
@@ -140,6 +145,12 @@ impl MessageSink {
     /// pushes; it gives a [`Reply`] only with what asks for `Processed`.
     pub fn push(&self, message: Message, reply: Reply) {
         self.0.message(Inbound::new(message, reply));
+    }
+
+    /// As [`push`](Self::push) for each message of `batch`, in order, at less cost: for messages that were read together. Takes them
+    /// all out of `batch`.
+    pub fn push_batch(&self, batch: &mut Vec<Inbound>) {
+        self.0.messages(batch);
     }
 
     /// Tells that a connection from `member` ended.

@@ -17,6 +17,7 @@ use super::peer::{BATCHES, Peer};
 use super::probe::{Probing, Wanted};
 use crate::clock;
 use crate::completion::{FaultCause, Leg};
+use crate::hash::ById;
 use crate::member::Member;
 use crate::stack::Probe;
 use crate::transport::LinkSink;
@@ -45,7 +46,7 @@ pub(super) struct Core {
 /// All destinations.
 #[derive(Default)]
 pub(super) struct Links {
-    pub(super) by_member: HashMap<Member, Arc<Peer>>,
+    pub(super) by_member: ById<Arc<Peer>, Member>,
     /// None is added any more.
     pub(super) closed: bool,
 }
