@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         sending.wait()?;
     }
     story.wait_for(["ben   got them all, in order".into()])?;
-    story.tell(&format!("anna  queued {MANY} messages to ben; all were acknowledged within {:.0?}", start.elapsed()));
+    story.tell(&format!("anna  queued {MANY} messages to ben; all were acknowledged within {:.1?}", start.elapsed()));
 
     story.tell("carol leaves");
     carol.channel.stop();
@@ -112,9 +112,7 @@ impl Node {
         let membership = channel.on_membership(move |event| {
             let _ = match event {
                 Event::Added(member) => told.send(format!("{name:5} sees {}", name_of(member))),
-                Event::Removed(member, Departure::Left) => {
-                    told.send(format!("{name:5} is told that {} left", name_of(member)))
-                }
+                Event::Removed(member, Departure::Left) => told.send(format!("{name:5} is told that {} left", name_of(member))),
                 Event::Removed(member, _) => told.send(format!("{name:5} is told that {} failed", name_of(member))),
                 _ => Ok(()),
             };
@@ -130,7 +128,7 @@ impl Node {
 
 fn join(name: &str, group: SocketAddr) -> Result<GroupChannel, Box<dyn Error>> {
     let loopback = Ipv4Addr::LOCALHOST;
-    let membership = Multicast::new(MulticastConfig::default().group(group).interface(loopback.into()));
+    let membership = Multicast::new(MulticastConfig::default().group(group).interface(loopback));
     let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind((loopback, 4000).into()));
     Ok(GroupChannel::builder().membership(membership).receiver(receiver).payload(name.to_owned()).start()?)
 }

@@ -12,7 +12,7 @@ use crate::flags;
 use crate::report::{Blasted, Report, now};
 
 /// Runs one line; `false` ends the tool.
-pub fn run(line: &str, channel: &GroupChannel, report: &Arc<Report>) -> Result<bool, Box<dyn Error>> {
+pub(crate) fn run(line: &str, channel: &GroupChannel, report: &Arc<Report>) -> Result<bool, Box<dyn Error>> {
     let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
     match command {
         "" => {}

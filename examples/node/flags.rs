@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 One member of a Tribes group: shows who comes and goes and what is sent, and sends what you type.
 
   --group ADDR:PORT      multicast group (228.0.0.4:45564, as Tomcat's)
@@ -28,22 +28,22 @@ OPTIONS are names joined by commas (use_ack, sync, async, udp, multicast) or the
 6 handled by the listeners, +8 queued, 32 by UDP, 64 by multicast.
 ";
 
-pub struct Flags {
-    pub group: SocketAddr,
-    pub interface: Option<IpAddr>,
-    pub listen: Option<SocketAddr>,
-    pub udp_port: Option<u16>,
-    pub domain: Vec<u8>,
-    pub payload: Vec<u8>,
-    pub members: Vec<SocketAddr>,
-    pub observe: bool,
-    pub json: bool,
-    pub fail_on: Option<String>,
-    pub help: bool,
+pub(crate) struct Flags {
+    pub(crate) group: SocketAddr,
+    pub(crate) interface: Option<IpAddr>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) udp_port: Option<u16>,
+    pub(crate) domain: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) members: Vec<SocketAddr>,
+    pub(crate) observe: bool,
+    pub(crate) json: bool,
+    pub(crate) fail_on: Option<String>,
+    pub(crate) help: bool,
 }
 
 impl Flags {
-    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+    pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut flags = Self {
             group: SocketAddr::from(([228, 0, 0, 4], 45564)),
             interface: None,
@@ -78,19 +78,19 @@ impl Flags {
     }
 
     /// Where to receive: what was said, or else the interface, or else whatever the receiver finds.
-    pub fn listen_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn listen_address(&self) -> Option<SocketAddr> {
         self.listen.or_else(|| Some(SocketAddr::new(self.interface?, 4000)))
     }
 }
 
 /// A host name or address with a port.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let mut found = text.to_socket_addrs().map_err(|problem| format!("{text}: {problem}"))?;
     found.next().ok_or_else(|| format!("{text} has no address"))
 }
 
 /// Text as Tomcat puts it into domain and payload: a byte a character, ISO-8859-1.
-pub fn latin(text: &str) -> Vec<u8> {
+pub(crate) fn latin(text: &str) -> Vec<u8> {
     text.chars().map(|char| u8::try_from(char).unwrap_or(b'?')).collect()
 }
 

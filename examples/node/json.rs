@@ -3,19 +3,19 @@
 use std::fmt::{Display, Write};
 
 /// One object, field by field.
-pub struct Json(String);
+pub(crate) struct Json(String);
 
 impl Json {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self("{".to_owned())
     }
 
-    pub fn event(name: &str) -> Self {
+    pub(crate) fn event(name: &str) -> Self {
         Self::new().text("event", name)
     }
 
     /// A string.
-    pub fn text(mut self, key: &str, value: impl Display) -> Self {
+    pub(crate) fn text(mut self, key: &str, value: impl Display) -> Self {
         self.key(key);
         self.0.push('"');
         for char in value.to_string().chars() {
@@ -30,18 +30,18 @@ impl Json {
     }
 
     /// A number, a boolean, or another value that is JSON already.
-    pub fn value(mut self, key: &str, value: impl Display) -> Self {
+    pub(crate) fn value(mut self, key: &str, value: impl Display) -> Self {
         self.key(key);
         write!(self.0, "{value}").expect("a string takes all");
         self
     }
 
-    pub fn list(self, key: &str, objects: impl IntoIterator<Item = Self>) -> Self {
+    pub(crate) fn list(self, key: &str, objects: impl IntoIterator<Item = Self>) -> Self {
         let objects: Vec<_> = objects.into_iter().map(Self::end).collect();
         self.value(key, format_args!("[{}]", objects.join(",")))
     }
 
-    pub fn end(mut self) -> String {
+    pub(crate) fn end(mut self) -> String {
         self.0.push('}');
         self.0
     }

@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 use std::error::Error;
-use std::fmt::Display;
 use std::io::{BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,12 +14,14 @@ use tribes::{ChannelStats, Fault, Member, Message, SendError, SendOptions, Uniqu
 use crate::json::Json;
 
 /// Prints from any thread, in the order of the calls.
-pub struct Report {
+pub(crate) struct Report {
     json: bool,
     start: Instant,
     lines: SyncSender<Option<String>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     received: Mutex<Received>,
+    /// Who was shown: a member that comes while the tool starts is seen twice.
+    shown: Mutex<HashSet<UniqueId>>,
 }
 
 /// What came in, in a form that two ends can compare.
@@ -33,7 +34,7 @@ struct Received {
 }
 
 impl Report {
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         let (lines, incoming) = mpsc::sync_channel::<Option<String>>(4096);
         // Thousands of lines a second go out in few writes, and a single one at once: flush when there is nothing more to write.
         let writer = std::thread::spawn(move || {
@@ -51,40 +52,44 @@ impl Report {
             }
             let _ = out.flush();
         });
-        Self { json, start: now(), lines, writer: Mutex::new(Some(writer)), received: Mutex::default() }
+        Self { json, start: now(), lines, writer: Mutex::new(Some(writer)), received: Mutex::default(), shown: Mutex::default() }
     }
 
-    pub fn started(&self, local: &Member) {
+    pub(crate) fn started(&self, local: &Member) {
         self.print(
             || member(Json::event("started"), local),
             || format!("listening as {}; type `members`, `send OPTIONS TEXT` or `quit` (--help says more)", describe(local)),
         );
     }
 
-    pub fn stopped(&self) {
+    pub(crate) fn stopped(&self) {
         self.print(|| Json::event("stopped"), || "left the group".to_owned());
     }
 
-    pub fn membership(&self, event: &Event) {
+    pub(crate) fn membership(&self, event: &Event) {
         match event {
             Event::Added(member) => self.present(member),
-            Event::Updated(changed) => self.print(
-                || member(Json::event("member_updated"), changed),
-                || format!("~ changed {}", describe(changed)),
-            ),
-            Event::Removed(gone, departure) => self.print(
-                || member(Json::event("member_removed"), gone).text("departure", how(*departure)),
-                || format!("- {} {}", how(*departure), describe(gone)),
-            ),
+            Event::Updated(changed) => {
+                self.print(|| member(Json::event("member_updated"), changed), || format!("~ changed {}", describe(changed)))
+            }
+            Event::Removed(gone, departure) => {
+                lock(&self.shown).remove(&gone.id());
+                self.print(
+                    || member(Json::event("member_removed"), gone).text("departure", how(*departure)),
+                    || format!("- {:7} {}", how(*departure), describe(gone)),
+                );
+            }
             _ => {}
         }
     }
 
-    pub fn present(&self, there: &Member) {
-        self.print(|| member(Json::event("member_added"), there), || format!("+ joined  {}", describe(there)));
+    pub(crate) fn present(&self, there: &Member) {
+        if lock(&self.shown).insert(there.id()) {
+            self.print(|| member(Json::event("member_added"), there), || format!("+ joined  {}", describe(there)));
+        }
     }
 
-    pub fn members<'a>(&self, members: impl Iterator<Item = &'a Member> + Clone) {
+    pub(crate) fn members<'a>(&self, members: impl Iterator<Item = &'a Member> + Clone) {
         self.print(
             || Json::event("members").list("members", members.clone().map(|there| member(Json::new(), there))),
             || {
@@ -95,11 +100,11 @@ impl Report {
     }
 
     /// A message came in. Fails when its text begins with `fail_on`.
-    pub fn message(&self, message: &Message, fail_on: Option<&str>) -> Result<(), &'static str> {
+    pub(crate) fn message(&self, message: &Message, fail_on: Option<&str>) -> Result<(), &'static str> {
         let body = message.bytes();
         let crc32 = crc32fast::hash(&body);
         {
-            let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut received = lock(&self.received);
             received.messages += 1;
             received.bytes += body.len() as u64;
             received.crc_xor ^= crc32;
@@ -128,7 +133,7 @@ impl Report {
     }
 
     /// All of one or more messages with these options arrived, as far as the options ask.
-    pub fn sent(&self, options: SendOptions, id: UniqueId, destinations: usize, took: Duration) {
+    pub(crate) fn sent(&self, options: SendOptions, id: UniqueId, destinations: usize, took: Duration) {
         self.print(
             || {
                 let line = Json::event("sent").value("options", options.bits()).value("count", 1).value("ms", took.as_millis());
@@ -138,7 +143,7 @@ impl Report {
         );
     }
 
-    pub fn failed(&self, options: SendOptions, error: &SendError) {
+    pub(crate) fn failed(&self, options: SendOptions, error: &SendError) {
         self.print(
             || {
                 let line = Json::event("failed").value("options", options.bits()).list("faulty", faulty(&error.faults));
@@ -149,7 +154,7 @@ impl Report {
     }
 
     /// The end of a blast: how many of `count` messages failed, and why the first of them did.
-    pub fn blasted(&self, sum: &Blasted) {
+    pub(crate) fn blasted(&self, sum: &Blasted) {
         let Blasted { options, count, failed, destinations, took, first } = sum;
         self.print(
             || {
@@ -168,27 +173,27 @@ impl Report {
         );
     }
 
-    pub fn stats(&self, stats: &ChannelStats) {
-        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn stats(&self, stats: &ChannelStats) {
+        let received = lock(&self.received);
         let Received { messages, bytes, crc_xor, ids } = &*received;
         self.print(
             || {
                 let line = Json::event("stats").value("received", messages).value("bytes", bytes);
                 let line = line.text("crc_xor", format_args!("{crc_xor:08x}")).value("distinct", ids.len());
-                line.text("channel", format_args!("{stats:?}"))
+                line.value("channel", channel(stats).end())
             },
             || format!("received {messages} messages ({} distinct), {bytes} bytes\n{stats:#?}", ids.len()),
         );
     }
 
-    pub fn error(&self, error: &dyn Error) {
+    pub(crate) fn error(&self, error: &dyn Error) {
         self.print(|| Json::event("error").text("error", error), || format!("! {error}"));
     }
 
     /// Writes what is left. Nothing is printed afterwards.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let _ = self.lines.send(None);
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = lock(&self.writer).take();
         writer.map(JoinHandle::join);
     }
 
@@ -199,19 +204,27 @@ impl Report {
 }
 
 /// The end of a blast.
-pub struct Blasted {
-    pub options: SendOptions,
-    pub count: u64,
-    pub failed: u64,
-    pub destinations: usize,
-    pub took: Duration,
-    pub first: Option<SendError>,
+pub(crate) struct Blasted {
+    pub(crate) options: SendOptions,
+    pub(crate) count: u64,
+    pub(crate) failed: u64,
+    pub(crate) destinations: usize,
+    pub(crate) took: Duration,
+    pub(crate) first: Option<SendError>,
 }
 
 fn member(line: Json, member: &Member) -> Json {
     let line = line.text("host", member.address().ip()).value("port", member.address().port()).text("id", member.id());
     let line = line.text("domain", from_latin(member.domain())).text("payload", from_latin(member.payload()));
     line.value("udp_port", member.udp_address().map_or(-1, |address| i32::from(address.port())))
+}
+
+fn channel(stats: &ChannelStats) -> Json {
+    let ChannelStats { members, sent, received, delivered, duplicates, rejected, sender, receiver, .. } = stats;
+    let line = Json::new().value("members", members).value("sent", sent).value("received", received);
+    let line = line.value("delivered", delivered).value("duplicates", duplicates).value("rejected", rejected);
+    let line = line.value("connections_out", sender.connections).value("resent", sender.resent).value("failed", sender.failed);
+    line.value("pending", sender.pending).value("connections_in", receiver.connections).value("malformed", receiver.malformed)
 }
 
 fn faulty(faults: &[Fault]) -> impl Iterator<Item = Json> {
@@ -234,7 +247,7 @@ fn describe(member: &Member) -> String {
     text + &format!("id {}", member.id())
 }
 
-fn how(departure: Departure) -> impl Display {
+fn how(departure: Departure) -> &'static str {
     match departure {
         Departure::Left => "left",
         Departure::Failed => "failed",
@@ -242,11 +255,15 @@ fn how(departure: Departure) -> impl Display {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn from_latin(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a tool for a person, who sees how long things take")]
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }

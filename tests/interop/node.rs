@@ -13,27 +13,27 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// How long anything may take before the test fails. Generous: a loaded machine is no bug.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The jars of Debian's `libtomcat10-java`.
 const JARS: [&str; 2] = ["/usr/share/java/tomcat10-tribes.jar", "/usr/share/java/tomcat10-juli.jar"];
 
 /// Which implementation a node runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Java,
     Rust,
 }
 
 /// A multicast group, and ports, that no other test uses.
-pub struct Network {
+pub(crate) struct Network {
     group: u16,
     base: u16,
     started: Cell<u16>,
 }
 
 impl Network {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let group = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a UDP port is free").port();
         // Below the range from which the system takes ports for outgoing connections, so that a port that died stays dead.
         let free = |base: &u16| (0..100).all(|offset| TcpListener::bind(("127.0.0.1", base + offset)).is_ok());
@@ -43,14 +43,14 @@ impl Network {
     }
 
     /// Starts a node and waits until it says that it is there.
-    pub fn start(&self, kind: Kind, flags: &[&str]) -> Node {
+    pub(crate) fn start(&self, kind: Kind, flags: &[&str]) -> Node {
         let node = Node::spawn(kind, &self.flags(kind, flags));
         node.wait_from(0, |event| event["event"] == "started");
         node
     }
 
     /// An address of this network at which nobody listens.
-    pub fn unused_address(&self) -> String {
+    pub(crate) fn unused_address(&self) -> String {
         format!("127.0.0.1:{}", self.base + 99)
     }
 
@@ -76,8 +76,8 @@ impl Network {
 }
 
 /// A running node. Killed when dropped; its last events are printed when the test fails.
-pub struct Node {
-    pub kind: Kind,
+pub(crate) struct Node {
+    pub(crate) kind: Kind,
     child: Child,
     /// Behind a lock, so that a test can talk to two nodes in turns.
     input: Mutex<Option<ChildStdin>>,
@@ -119,37 +119,37 @@ impl Node {
     }
 
     /// Types a line.
-    pub fn command(&self, line: &str) {
+    pub(crate) fn command(&self, line: &str) {
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         let input = input.as_mut().expect("the node was not told to quit");
         writeln!(input, "{line}").and_then(|()| input.flush()).expect("the node reads");
     }
 
     /// Types a line and waits for an event that comes after it.
-    pub fn ask(&self, line: &str, wanted: impl FnMut(&Value) -> bool) -> Value {
+    pub(crate) fn ask(&self, line: &str, wanted: impl FnMut(&Value) -> bool) -> Value {
         let mark = self.mark();
         self.command(line);
         self.wait_from(mark, wanted)
     }
 
     /// Sends, and returns the `sent` or `failed` event that says how it went.
-    pub fn send(&self, line: &str) -> Value {
+    pub(crate) fn send(&self, line: &str) -> Value {
         self.ask(line, |event| event["event"] == "sent" || event["event"] == "failed")
     }
 
     /// The events so far, as a place to wait from.
-    pub fn mark(&self) -> usize {
+    pub(crate) fn mark(&self) -> usize {
         self.events.lock().all.len()
     }
 
     /// Waits for an event at or after a mark.
-    pub fn wait_from(&self, mark: usize, wanted: impl FnMut(&Value) -> bool) -> Value {
+    pub(crate) fn wait_from(&self, mark: usize, wanted: impl FnMut(&Value) -> bool) -> Value {
         let found = self.find(mark, DEADLINE, wanted);
         found.unwrap_or_else(|| panic!("{:?} node: what was waited for did not come", self.kind))
     }
 
     /// Waits for an event at or after a mark that may never come.
-    pub fn find(&self, mark: usize, time: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Option<Value> {
+    pub(crate) fn find(&self, mark: usize, time: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Option<Value> {
         let deadline = now() + time;
         let mut next = mark;
         let mut seen = self.events.lock();
@@ -169,7 +169,7 @@ impl Node {
     }
 
     /// Waits until the node lists a member at this node's address with these properties.
-    pub fn wait_for_member(&self, other: &Self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait_for_member(&self, other: &Self, wanted: impl Fn(&Value) -> bool) -> Value {
         let (port, id) = (other.port(), other.id());
         self.poll(|node| {
             let members = node.ask("members", |event| event["event"] == "members");
@@ -179,7 +179,7 @@ impl Node {
     }
 
     /// Asks again until there is an answer.
-    pub fn poll<T>(&self, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn poll<T>(&self, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
         let deadline = now() + DEADLINE;
         loop {
             if let Some(answer) = ask(self) {
@@ -191,12 +191,12 @@ impl Node {
     }
 
     /// Waits until the node says, after a mark, that the member at this port is gone.
-    pub fn wait_for_departure(&self, mark: usize, port: &Value) -> Value {
+    pub(crate) fn wait_for_departure(&self, mark: usize, port: &Value) -> Value {
         self.wait_from(mark, |event| event["event"] == "member_removed" && event["port"] == *port)
     }
 
     /// What the node has received: messages, distinct ids, bytes, and the checksums of all bodies combined.
-    pub fn received(&self) -> Received {
+    pub(crate) fn received(&self) -> Received {
         let stats = self.ask("stats", |event| event["event"] == "stats");
         Received {
             messages: stats["received"].as_u64().expect("a number"),
@@ -207,30 +207,30 @@ impl Node {
     }
 
     /// The texts of the messages after a mark.
-    pub fn texts_since(&self, mark: usize) -> BTreeSet<String> {
+    pub(crate) fn texts_since(&self, mark: usize) -> BTreeSet<String> {
         let seen = self.events.lock();
         seen.all[mark..].iter().filter_map(|event| event["text"].as_str().map(str::to_owned)).collect()
     }
 
-    pub fn port(&self) -> Value {
+    pub(crate) fn port(&self) -> Value {
         self.started()["port"].clone()
     }
 
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.started()["id"].as_str().expect("text").to_owned()
     }
 
     /// The address as on a command line.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port())
     }
 
-    pub fn started(&self) -> Value {
+    pub(crate) fn started(&self) -> Value {
         self.wait_from(0, |event| event["event"] == "started")
     }
 
     /// Tells the node to leave, and waits until its process has ended well.
-    pub fn quit(mut self) {
+    pub(crate) fn quit(mut self) {
         self.command("quit");
         *self.input.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.wait_from(0, |event| event["event"] == "stopped");
@@ -239,12 +239,12 @@ impl Node {
     }
 
     /// Kills the process, without any goodbye.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
     /// Stops the process where it stands; the system goes on accepting connections for it. Killed when dropped.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-STOP", &pid]).status().expect("`kill` is there");
         assert!(status.success());
@@ -290,16 +290,16 @@ impl Events {
 
 /// What a node has received.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Received {
-    pub messages: u64,
-    pub distinct: u64,
-    pub bytes: u64,
-    pub crc_xor: u32,
+pub(crate) struct Received {
+    pub(crate) messages: u64,
+    pub(crate) distinct: u64,
+    pub(crate) bytes: u64,
+    pub(crate) crc_xor: u32,
 }
 
 impl Received {
     /// With another blast of this size and number received whole, each message once.
-    pub fn and_blast(self, size: usize, count: u64) -> Self {
+    pub(crate) fn and_blast(self, size: usize, count: u64) -> Self {
         Self {
             messages: self.messages + count,
             distinct: self.distinct + count,
@@ -310,7 +310,7 @@ impl Received {
 }
 
 /// The body of one message of a blast, made here once more, independently of both nodes.
-pub fn blast_body(sequence: u64, size: usize) -> Vec<u8> {
+pub(crate) fn blast_body(sequence: u64, size: usize) -> Vec<u8> {
     let mut body = if size >= 8 { sequence.to_be_bytes().to_vec() } else { Vec::new() };
     let mut state = sequence + 1;
     while body.len() < size {
@@ -324,12 +324,15 @@ pub fn blast_body(sequence: u64, size: usize) -> Vec<u8> {
 }
 
 /// Why the Java side cannot run here, if it cannot.
-pub fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     if let Some(jar) = JARS.iter().find(|jar| !std::path::Path::new(jar).exists()) {
         return Some(format!("{jar} is missing (Debian: libtomcat10-java)"));
     }
     let there = |tool: &str| Command::new(tool).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    ["javac", "java"].into_iter().find(|tool| !there(tool)).map(|tool| format!("{tool} is missing (Debian: openjdk-17-jdk-headless)"))
+    ["javac", "java"]
+        .into_iter()
+        .find(|tool| !there(tool))
+        .map(|tool| format!("{tool} is missing (Debian: openjdk-17-jdk-headless)"))
 }
 
 /// A Java virtual machine with our node, compiled once.
