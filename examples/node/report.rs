@@ -224,7 +224,8 @@ fn channel(stats: &ChannelStats) -> Json {
     let line = Json::new().value("members", members).value("sent", sent).value("received", received);
     let line = line.value("delivered", delivered).value("duplicates", duplicates).value("rejected", rejected);
     let line = line.value("connections_out", sender.connections).value("resent", sender.resent).value("failed", sender.failed);
-    line.value("pending", sender.pending).value("connections_in", receiver.connections).value("malformed", receiver.malformed)
+    let line = line.value("pending", sender.pending).value("connections_in", receiver.connections);
+    line.value("refused", receiver.refused).value("limited", receiver.limited).value("malformed", receiver.malformed)
 }
 
 fn faulty(faults: &[Fault]) -> impl Iterator<Item = Json> {

@@ -66,10 +66,6 @@ impl Network {
         all.extend(["--udp-port".to_owned(), udp.to_string()]);
         let fail_on = if kind == Kind::Java { "--throw-on" } else { "--fail-on" };
         all.extend([fail_on.to_owned(), "throw".to_owned()]);
-        if kind == Kind::Java {
-            // A Tribes sender that holds a TCP connection to a member cannot send it a datagram: have it close after each message.
-            all.extend(["--keep-alive-count".to_owned(), "0".to_owned()]);
-        }
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
         all
     }
