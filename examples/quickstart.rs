@@ -68,7 +68,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut dave = Process::spawn("dave", group)?;
     story.tell(&format!("dave  joins, in process {}", dave.0.id()));
     story.wait_for(["anna  sees dave".into(), "ben   sees dave".into()])?;
-    anna.channel.send_all("hello again", SendOptions::ACK)?;
+    // An open connection that ends is a reason to look at once. Without one, its silence is noticed after the drop time of 3 s.
+    for member in [&anna, &ben] {
+        member.channel.send_all("hello dave", SendOptions::ACK)?;
+    }
     dave.0.kill()?;
     let start = now();
     story.tell("dave  is killed, without a goodbye");
