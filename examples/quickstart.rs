@@ -20,7 +20,7 @@ use tribes::stack::{Departure, Event};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 use tribes::{GroupChannel, Member, Message, SendOptions, Subscription};
 
-const MANY: u64 = 100_000;
+const MANY: u64 = 20_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().collect();

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
 One member of a Tribes group: shows who comes and goes and what is sent, and sends what you type.
@@ -12,6 +13,7 @@ One member of a Tribes group: shows who comes and goes and what is sent, and sen
   --domain D             tell the group this domain
   --payload P            tell the group this payload
   --member HOST:PORT     a static member, instead of multicast; repeatable
+  --timeout MS           how long a member may be silent while it owes an answer (3000)
   --observe              see the group without being seen
   --json                 one JSON object a line
   --fail-on PREFIX       fail on messages that begin with this text, so that their senders see it
@@ -36,6 +38,7 @@ pub(crate) struct Flags {
     pub(crate) domain: Vec<u8>,
     pub(crate) payload: Vec<u8>,
     pub(crate) members: Vec<SocketAddr>,
+    pub(crate) timeout: Duration,
     pub(crate) observe: bool,
     pub(crate) json: bool,
     pub(crate) fail_on: Option<String>,
@@ -52,6 +55,7 @@ impl Flags {
             domain: Vec::new(),
             payload: Vec::new(),
             members: Vec::new(),
+            timeout: Duration::from_secs(3),
             observe: false,
             json: false,
             fail_on: None,
@@ -67,6 +71,7 @@ impl Flags {
                 "--domain" => flags.domain = latin(&value()?),
                 "--payload" => flags.payload = latin(&value()?),
                 "--member" => flags.members.push(address(&value()?)?),
+                "--timeout" => flags.timeout = Duration::from_millis(parsed(&value()?)?),
                 "--observe" => flags.observe = true,
                 "--json" => flags.json = true,
                 "--fail-on" => flags.fail_on = Some(value()?),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::membership::static_members::StaticMembers;
-use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::transport::udp::{UdpConfig, UdpTransport};
 use tribes::{GroupChannel, Member, Message, Parts};
 
@@ -53,6 +53,7 @@ fn run(flags: &Flags, report: &Arc<Report>) -> Result<(), Box<dyn Error>> {
             Some(address) => TcpReceiverConfig::default().bind(address),
             None => TcpReceiverConfig::default(),
         }))
+        .sender(TcpSender::new(TcpSenderConfig::default().timeout(flags.timeout)))
         .domain(flags.domain.clone())
         .payload(flags.payload.clone());
     if let Some(port) = flags.udp_port {

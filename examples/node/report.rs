@@ -44,7 +44,7 @@ impl Report {
                 let written = writeln!(out, "{line}");
                 next = incoming.try_recv().ok();
                 if next.is_none() {
-                    if written.and(out.flush()).is_err() {
+                    if written.and_then(|()| out.flush()).is_err() {
                         std::process::exit(2); // nobody reads us any more
                     }
                     next = incoming.recv().ok();

@@ -211,8 +211,8 @@ fn a_listener_that_fails_is_a_failed_send_on_the_other_side() {
 fn one_dead_destination_among_three_is_the_only_one_to_fail() {
     let Some(_turn) = turn() else { return };
     let net = Network::new();
-    let java = net.start(Java, &[]);
-    let rust = net.start(Rust, &[]);
+    let java = net.start(Java, &["--timeout", "3000"]);
+    let rust = net.start(Rust, &["--timeout", "3000"]);
     let third = net.start(Rust, &[]);
     let dead = net.start(Rust, &[]);
     for node in [&java, &rust] {
@@ -242,7 +242,7 @@ fn one_dead_destination_among_three_is_the_only_one_to_fail() {
         if outcome["event"] == "sent" {
             break;
         }
-        assert_eq!(ports(&outcome["faulty"]), [port.clone()], "{outcome}");
+        assert_eq!(ports(&outcome["faulty"]), std::slice::from_ref(&port), "{outcome}");
     }
     rust.wait_for_departure(rust_mark, &port);
     java.wait_for_departure(java_mark, &port);

@@ -49,11 +49,6 @@ impl Network {
         node
     }
 
-    /// An address of this network at which nobody listens.
-    pub(crate) fn unused_address(&self) -> String {
-        format!("127.0.0.1:{}", self.base + 99)
-    }
-
     fn flags(&self, kind: Kind, flags: &[&str]) -> Vec<String> {
         let group = format!("228.0.0.4:{}", self.group);
         let mut all: Vec<String> = ["--json", "--interface", "127.0.0.1", "--group", &group].map(str::to_owned).to_vec();
@@ -64,6 +59,10 @@ impl Network {
         let udp = self.base + 50 + self.started.get();
         self.started.set(self.started.get() + 1);
         all.extend(["--udp-port".to_owned(), udp.to_string()]);
+        if !flags.contains(&"--timeout") {
+            // Longer than either's default: 16 MiB take their time on a loaded machine.
+            all.extend(["--timeout", "20000"].map(str::to_owned));
+        }
         let fail_on = if kind == Kind::Java { "--throw-on" } else { "--fail-on" };
         all.extend([fail_on.to_owned(), "throw".to_owned()]);
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
@@ -271,7 +270,7 @@ impl Drop for Node {
 impl Events {
     fn read(&self, output: impl BufRead) {
         for line in output.lines().map_while(Result::ok) {
-            let event = serde_json::from_str(&line).unwrap_or(json!({ "event": "not JSON", "line": line }));
+            let event = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "event": "not JSON", "line": line }));
             self.lock().all.push(event);
             self.news.notify_all();
         }
