@@ -1,7 +1,7 @@
 //! One destination: its [`Link`] behind a short lock, and the two roles that threads take on it.
 //!
-//! The *driver* writes. A thread that submits while nobody drives becomes the driver and goes on while there is more; threads that
-//! submit meanwhile only push, so frames leave together and in order. The *reader* reads acknowledgements and settles them, also
+//! The *driver* writes. A caller that has submitted while nobody drives becomes the driver and goes on while there is more; threads
+//! that submit meanwhile only push, so frames leave together and in order. The *reader* reads acknowledgements and settles them, also
 //! those of others: a caller that waits for its own if there is one, else the sending thread. A reader that leaves wakes one of
 //! the *followers*, the callers that wait for a turn.
 
@@ -41,6 +41,8 @@ struct State {
     /// Nothing more is accepted.
     closed: Option<FaultCause>,
     driving: bool,
+    /// A caller has submitted and is about to drive. Should it not come, the next tick does.
+    promised: bool,
     /// The socket became writable while somebody was driving.
     writable: bool,
     reading: bool,
@@ -95,6 +97,7 @@ impl Peer {
             lost: None,
             closed: None,
             driving: false,
+            promised: false,
             writable: false,
             reading: false,
             followers: VecDeque::new(),
@@ -107,7 +110,8 @@ impl Peer {
         Self { member, key, core, state: Mutex::new(state), outbox: Mutex::default() }
     }
 
-    /// Sends a message, behind all that were submitted before.
+    /// Queues a message behind all that were submitted before. It may be called under a lock that others wait for, so it writes
+    /// nothing: a caller that attends to its message [carries on](Self::carry_on) when it has left it.
     pub(super) fn submit(self: &Arc<Self>, pending: Pending) {
         let attended = pending.attended;
         let mut state = self.lock();
@@ -124,12 +128,20 @@ impl Peer {
         if state.driving {
             return;
         }
-        if attended && state.conn.is_some() && state.link.can_take() {
+        let can_take = state.link.can_take();
+        state.promised |= attended && can_take;
+        if (can_take && !state.promised) || !state.ticking || state.link.phase() == Phase::Idle {
+            self.schedule(&mut state);
+        }
+    }
+
+    /// Writes what was submitted, unless another thread does already.
+    pub(super) fn carry_on(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if !state.driving && state.conn.is_some() && state.link.can_take() {
             state.driving = true;
             drop(state);
             self.drive(BATCHES);
-        } else if state.link.can_take() || !state.ticking || state.link.phase() == Phase::Idle {
-            self.schedule(&mut state);
         }
     }
 
@@ -266,6 +278,7 @@ impl Peer {
                 return;
             };
             state.writable = false;
+            state.promised = false;
             state.link.unblocked();
             if outbox.is_empty() {
                 if batches == 0 && state.link.can_take() {
@@ -323,6 +336,7 @@ impl Peer {
         state.link.connected(now);
         state.conn = Some(conn);
         state.armed = true;
+        state.promised = false;
         state.writable = false;
         self.schedule(&mut state);
     }
@@ -369,7 +383,8 @@ impl Peer {
             duties.connecting = true;
             duties.give_up = until <= now;
         }
-        if !state.driving && (state.lost.is_some() || (state.conn.is_some() && state.link.can_take())) {
+        let promised = state.promised && !tick;
+        if !state.driving && (state.lost.is_some() || (state.conn.is_some() && state.link.can_take() && !promised)) {
             state.driving = true;
             duties.drive = true;
         }

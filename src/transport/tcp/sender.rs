@@ -95,6 +95,7 @@ impl Sender for TcpSender {
     fn assist(&self, peers: &[Member], sending: &Sending) {
         let Some(core) = self.core.get() else { return };
         let links = || peers.iter().filter_map(|peer| known(core, peer));
+        links().for_each(|link| link.carry_on());
         if !CALLERS_READ {
             links().for_each(|link| link.hand_over());
             return;
