@@ -21,6 +21,7 @@
 //!     let sent = sim.send(a, [sim.member(b)], "hello", SendOptions::SYNC_ACK);
 //!     sim.crash(c);
 //!     assert!(sim.run_until(|sim| sim.has_converged(), Duration::from_secs(10)));
+//!     assert!(sim.run_until(|sim| sim.outcome(sent).is_some(), Duration::from_secs(10)));
 //!     assert!(sim.outcome(sent).is_some_and(|outcome| outcome.is_ok()));
 //!     assert_eq!(sim.received(b)[0].message.bytes(), "hello");
 //!     sim.assert_promises_kept();
@@ -455,11 +456,6 @@ impl Simulator {
         let nodes = &self.nodes;
         let awake = |node: usize| nodes[node].paused.is_none().then_some(nodes[node].awake_since);
         self.ledger.look(&mut self.world, awake);
-        for (index, node) in self.nodes.iter().enumerate() {
-            if let Some(process) = &node.process {
-                self.ledger.check_view(self.world.now, index, process.stack().view());
-            }
-        }
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Process {
     probes: BTreeMap<ConnId, Running>,
     started: Duration,
     next_heartbeat: Duration,
+    /// When something is due next, as of the last change.
+    due: Option<Duration>,
     /// Whether the listeners fail.
     pub(super) rejects: bool,
 }
@@ -125,6 +127,7 @@ impl Process {
             probes: BTreeMap::new(),
             started: world.now,
             next_heartbeat: world.now + HEARTBEAT,
+            due: Some(world.now),
             rejects: false,
         })
     }
@@ -139,10 +142,15 @@ impl Process {
 
     pub(super) fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
+        self.due = self.next();
     }
 
     /// When something is due next, in virtual time.
     pub(super) fn timeout(&self) -> Option<Duration> {
+        self.due
+    }
+
+    fn next(&self) -> Option<Duration> {
         let clocks = [self.stack.poll_timeout(), self.roster.poll_timeout()].into_iter().flatten().map(|at| self.clock.at(at));
         let links = self.links.values().filter_map(Link::timeout);
         let probes = self.probes.values().map(|probe| probe.until);
@@ -317,6 +325,8 @@ impl Process {
             link.pump(world, self.pid);
         }
         self.inbox.answer(world);
+        self.due = self.next();
+        ledger.check_view(world.now, self.pid.node, self.stack.view());
     }
 
     fn output(&mut self, world: &mut World, ledger: &mut Ledger, output: Output) {
