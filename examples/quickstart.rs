@@ -172,7 +172,7 @@ struct Story {
 }
 
 impl Story {
-    fn tell(&mut self, line: &str) {
+    fn tell(&self, line: &str) {
         println!("{:8.3} s  {line}", self.start.elapsed().as_secs_f64());
     }
 

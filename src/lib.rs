@@ -80,3 +80,13 @@ pub use id::{Capabilities, UniqueId};
 pub use member::Member;
 pub use message::{Body, Message};
 pub use options::{Acknowledgement, ParseOptionsError, SendOptions};
+
+/// The code that pages show is compiled.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/COMING_FROM_TOMCAT.md")]
+    struct ComingFromTomcat;
+}
