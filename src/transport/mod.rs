@@ -83,8 +83,8 @@ pub trait Sender: Send + Sync {
     /// Does not block: what cannot be written now is queued within bounds. One destination never waits for another.
     fn transmit(&self, msg: Outbound);
 
-    /// Called by a thread that is about to block for `sending`, whose message went to `peers`: it may do the reading itself until
-    /// [`Sending::is_done`]. The default leaves everything to the sender's own threads.
+    /// Called by a thread that is about to block for `sending`, whose message went to `peers`, with no lock held: it may do the
+    /// writing and the reading itself until [`Sending::is_done`]. The default leaves everything to the sender's own threads.
     fn assist(&self, _peers: &[Member], _sending: &Sending) {}
 
     /// Finds out whether a member answers; `done` is called once, from any thread. Does not block.
