@@ -21,7 +21,7 @@ use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::membership::static_members::StaticMembers;
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::transport::udp::{UdpConfig, UdpTransport};
-use tribes::{GroupChannel, Member, Message, Parts};
+use tribes::{GroupChannel, Message, Parts};
 
 use crate::flags::Flags;
 use crate::report::Report;
@@ -57,7 +57,11 @@ fn run(flags: &Flags, report: &Arc<Report>) -> Result<(), Box<dyn Error>> {
         .domain(flags.domain.clone())
         .payload(flags.payload.clone());
     if let Some(port) = flags.udp_port {
-        builder = builder.udp(UdpTransport::new(UdpConfig::default().port(port)));
+        let mut config = UdpConfig::default().port(port);
+        if let Some(address) = flags.listen_address() {
+            config = config.host(address.ip());
+        }
+        builder = builder.udp(UdpTransport::new(config));
     }
     builder = if flags.members.is_empty() {
         let mut config = MulticastConfig::default().group(flags.group);
@@ -66,7 +70,7 @@ fn run(flags: &Flags, report: &Arc<Report>) -> Result<(), Box<dyn Error>> {
         }
         builder.membership(Multicast::new(config))
     } else {
-        builder.membership(StaticMembers::new(flags.members.iter().copied().map(Member::new)))
+        builder.membership(StaticMembers::new(flags.members.iter().copied()))
     };
     let parts = if flags.observe { Parts::RECEIVE | Parts::SEND | Parts::OBSERVE } else { Parts::ALL };
     let channel = builder.start_parts(parts)?;
