@@ -273,6 +273,10 @@ impl Core {
     // ---- the driver's side
 
     pub(super) fn handle_report(&self, report: Report) {
+        if self.stopped.load(Ordering::Acquire) {
+            // A sender that drains answers no probe: that must not look like the death of the member it is draining to.
+            return;
+        }
         let time = now();
         self.enter(Entrance::Other, None, |stack| match report {
             Report::Event(event) => stack.handle_event(time, event),
