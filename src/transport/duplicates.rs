@@ -6,7 +6,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::hash::{ById, Keyed};
@@ -22,7 +22,7 @@ pub(crate) struct DuplicateLimits {
     pub(crate) messages: usize,
     /// Senders; the one that was silent longest is forgotten first.
     pub(crate) senders: usize,
-    /// Messages of all senders together, about 100 bytes each.
+    /// Messages of all senders together, some 50 bytes each.
     pub(crate) total: usize,
     /// Repeats of one message that wait for its outcome; others are rejected.
     pub(crate) waiting: usize,
@@ -66,12 +66,12 @@ pub(crate) struct Duplicates(Arc<Filter>);
 #[derive(Debug)]
 struct Filter {
     limits: DuplicateLimits,
+    hasher: Keyed,
     table: Mutex<Table>,
 }
 
 #[derive(Debug)]
 struct Table {
-    hasher: Keyed,
     senders: ById<Sender>,
     /// Messages of all senders.
     messages: usize,
@@ -79,7 +79,7 @@ struct Table {
     now: u64,
     /// Messages that are being handled, by the token of their answer.
     pending: Vec<Option<Pending>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     stats: DuplicateStats,
 }
 
@@ -90,17 +90,15 @@ struct Sender {
     last: u64,
 }
 
-/// One message of a sender. Tribes' fragments share the id of the whole, so length and end count as well: there their numbers stand.
+/// One message of a sender: a hash of its id under a secret key, short for the cache's sake. Two messages of the last 4096 share one
+/// once in 10¹⁵. Tribes' fragments share the id of the whole, so length and end count as well: there their numbers stand.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Key {
-    id: UniqueId,
-    print: u64,
-}
+struct Key(u64);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Outcome {
     /// Known when the answer with this token is given.
-    Pending(usize),
+    Pending(u32),
     Accepted,
     Rejected,
 }
@@ -118,7 +116,6 @@ impl Duplicates {
     pub(crate) fn new(limits: DuplicateLimits) -> Self {
         let hasher = Keyed::default();
         let table = Table {
-            hasher,
             senders: HashMap::with_hasher(hasher),
             messages: 0,
             now: 0,
@@ -126,7 +123,7 @@ impl Duplicates {
             free: Vec::new(),
             stats: DuplicateStats::default(),
         };
-        Self(Arc::new(Filter { limits, table: Mutex::new(table) }))
+        Self(Arc::new(Filter { limits, hasher, table: Mutex::new(table) }))
     }
 
     /// Decides whether a message goes up.
@@ -136,37 +133,50 @@ impl Duplicates {
             return Admission::Fresh(inbound);
         }
         let Inbound { message, reply, .. } = inbound;
-        let sender = message.sender().id();
-        let mut table = self.0.lock();
-        let key = Key::of(&message, table.hasher);
-        match table.outcome(sender, key) {
-            None => {
+        let id = message.sender().id();
+        let Filter { limits, hasher, .. } = *self.0;
+        let key = Key::of(&message, hasher);
+        let mut guard = self.0.lock();
+        let table = &mut *guard;
+        table.now += 1;
+        let sender = table.senders.entry(id).or_insert_with(|| Sender::new(hasher));
+        sender.last = table.now;
+        let outcome = match sender.seen.entry(key) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => {
                 let reply = if owed == Acknowledgement::Processed {
-                    let token = table.hold(Pending { sender, key, first: reply, repeats: Vec::new() });
-                    table.remember(sender, key, Outcome::Pending(token), self.0.limits);
-                    Reply::new(Arc::<Filter>::clone(&self.0), token as u64)
+                    let pending = Pending { sender: id, key, first: reply, repeats: Vec::new() };
+                    let token = hold(&mut table.pending, &mut table.free, pending);
+                    place.insert(Outcome::Pending(token));
+                    Reply::new(Arc::<Filter>::clone(&self.0), u64::from(token))
                 } else {
-                    table.remember(sender, key, Outcome::Accepted, self.0.limits);
+                    place.insert(Outcome::Accepted);
                     reply
                 };
+                table.messages += 1;
+                sender.order.push_back(key);
+                if sender.order.len() > limits.messages
+                    && let Some(oldest) = sender.order.pop_front()
+                {
+                    sender.seen.remove(&oldest);
+                    table.messages -= 1;
+                }
+                table.forget(limits);
                 return Admission::Fresh(Inbound::new(message, reply));
             }
-            Some(Outcome::Pending(token)) => {
-                table.stats.repeats += 1;
-                let waiting = table.pending.get_mut(token).and_then(Option::as_mut).map(|pending| &mut pending.repeats);
-                match waiting {
-                    Some(waiting) if waiting.len() < self.0.limits.waiting => waiting.push(reply),
-                    _ => {
-                        table.stats.rejected += 1;
-                        drop(table);
-                        reply.reject();
-                    }
-                }
-            }
-            Some(outcome) => {
-                table.stats.repeats += 1;
-                drop(table);
-                outcome.tell(reply);
+        };
+        table.stats.repeats += 1;
+        let Outcome::Pending(token) = outcome else {
+            drop(guard);
+            outcome.tell(reply);
+            return Admission::Repeat;
+        };
+        match table.pending.get_mut(token as usize) {
+            Some(Some(pending)) if pending.repeats.len() < limits.waiting => pending.repeats.push(reply),
+            _ => {
+                table.stats.rejected += 1;
+                drop(guard);
+                reply.reject();
             }
         }
         Admission::Repeat
@@ -188,7 +198,7 @@ impl Answer for Filter {
     fn answer(&self, token: u64, accepted: bool) {
         let outcome = if accepted { Outcome::Accepted } else { Outcome::Rejected };
         let mut table = self.lock();
-        let Some(pending) = usize::try_from(token).ok().and_then(|token| table.settle(token, outcome)) else { return };
+        let Some(pending) = u32::try_from(token).ok().and_then(|token| table.settle(token, outcome)) else { return };
         // Answering may write to sockets.
         drop(table);
         outcome.tell(pending.first);
@@ -197,30 +207,8 @@ impl Answer for Filter {
 }
 
 impl Table {
-    fn outcome(&mut self, sender: UniqueId, key: Key) -> Option<Outcome> {
-        self.now += 1;
-        let sender = self.senders.get_mut(&sender)?;
-        sender.last = self.now;
-        sender.seen.get(&key).copied()
-    }
-
-    fn remember(&mut self, id: UniqueId, key: Key, outcome: Outcome, limits: DuplicateLimits) {
-        let (now, hasher) = (self.now, self.hasher);
-        let sender = match self.senders.entry(id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => {
-                place.insert(Sender { seen: HashMap::with_hasher(hasher), order: VecDeque::new(), last: now })
-            }
-        };
-        if sender.order.len() >= limits.messages
-            && let Some(oldest) = sender.order.pop_front()
-        {
-            sender.seen.remove(&oldest);
-            self.messages -= 1;
-        }
-        sender.seen.insert(key, outcome);
-        sender.order.push_back(key);
-        self.messages += 1;
+    /// Makes room within the limits.
+    fn forget(&mut self, limits: DuplicateLimits) {
         while self.senders.len() > 1 && (self.senders.len() > limits.senders || self.messages > limits.total) {
             let silent = self.senders.iter().min_by_key(|(_, sender)| sender.last).map(|(id, _)| *id);
             let Some(forgotten) = silent.and_then(|id| self.senders.remove(&id)) else { break };
@@ -229,17 +217,8 @@ impl Table {
         }
     }
 
-    fn hold(&mut self, pending: Pending) -> usize {
-        if let Some(token) = self.free.pop() {
-            self.pending[token] = Some(pending);
-            return token;
-        }
-        self.pending.push(Some(pending));
-        self.pending.len() - 1
-    }
-
-    fn settle(&mut self, token: usize, outcome: Outcome) -> Option<Pending> {
-        let pending = self.pending.get_mut(token)?.take()?;
+    fn settle(&mut self, token: u32, outcome: Outcome) -> Option<Pending> {
+        let pending = self.pending.get_mut(token as usize)?.take()?;
         self.free.push(token);
         // Unless it was forgotten meanwhile, and perhaps came again.
         if let Some(known) = self.senders.get_mut(&pending.sender).and_then(|sender| sender.seen.get_mut(&pending.key))
@@ -251,15 +230,31 @@ impl Table {
     }
 }
 
+fn hold(table: &mut Vec<Option<Pending>>, free: &mut Vec<u32>, pending: Pending) -> u32 {
+    let fresh = || u32::try_from(table.len()).expect("that many messages do not fit into memory");
+    let token = free.pop().unwrap_or_else(fresh);
+    match table.get_mut(token as usize) {
+        Some(place) => *place = Some(pending),
+        None => table.push(Some(pending)),
+    }
+    token
+}
+
+impl Sender {
+    fn new(hasher: Keyed) -> Self {
+        Self { seen: HashMap::with_hasher(hasher), order: VecDeque::new(), last: 0 }
+    }
+}
+
 impl Key {
-    fn of(message: &Message, hasher: Keyed) -> Self {
+    fn of(message: &Message, mut hasher: Keyed) -> Self {
         let body = message.body();
-        let mut print = hasher.build_hasher();
-        print.write_usize(body.len());
+        hasher.write(message.id().as_bytes());
+        hasher.write_u64(body.len() as u64);
         if let Some(last) = body.chunks().last() {
-            print.write(&last[last.len().saturating_sub(32)..]);
+            hasher.write(&last[last.len().saturating_sub(32)..]);
         }
-        Self { id: message.id(), print: print.finish() }
+        Self(hasher.finish())
     }
 }
 

@@ -1,25 +1,23 @@
 //! One connection, as the thread sees it that serves it: reads, hands messages up, has them answered.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::answers::Answers;
 use super::crew::Crew;
 use super::intake::{Intake, Refusal, Window};
 use crate::clock;
-use crate::message::Message;
 use crate::options::Acknowledgement;
-use crate::stack::Reply;
+use crate::stack::{Inbound, Reply};
 
 /// What one turn may read and hand up before other connections get theirs.
 const TURN_BYTES: usize = 1024 * 1024;
 const TURN_MESSAGES: usize = 2048;
-/// How long the answers of one batch are gathered.
-const GATHER: Duration = Duration::from_micros(200);
+/// Messages handed up together. Their answers are written together, too.
+const BATCH: usize = 32;
 /// What must arrive of a half-received frame within the stall time-out, if it is not finished.
 const PROGRESS: usize = 64 * 1024;
 
@@ -37,8 +35,7 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Bench {
     window: Window,
-    /// Messages of one batch, where acknowledgements are asked for: all are decoded before the first is handed up.
-    batch: VecDeque<(Message, Reply)>,
+    batch: Vec<Inbound>,
 }
 
 /// What a thread does with a connection after its turn.
@@ -139,65 +136,52 @@ impl Connection {
 
     /// Hands up the whole messages that were read, and writes the answers they are owed.
     fn hand_up(&mut self, bench: &mut Bench, crew: &Crew) -> Result<usize, Ending> {
-        let mut count = 0;
-        let refused = loop {
-            let message = match self.intake.next(&mut bench.window) {
-                Ok(Some(message)) => message,
-                Ok(None) => break None,
-                Err(refusal) => break Some(Ending::Refused(refusal)),
-            };
-            count += 1;
-            let owed = message.options().acknowledgement();
-            if owed == Acknowledgement::None && bench.batch.is_empty() {
+        let (mut count, mut held) = (0, false);
+        let result = loop {
+            let next = self.intake.next(&mut bench.window);
+            if let Ok(Some(message)) = next {
+                count += 1;
+                let owed = message.options().acknowledgement();
+                if owed != Acknowledgement::None && !held {
+                    self.hold(crew);
+                    held = true;
+                }
+                let reply = match owed {
+                    Acknowledgement::None => Reply::none(),
+                    Acknowledgement::Received => {
+                        self.answers.received();
+                        Reply::none()
+                    }
+                    Acknowledgement::Processed => self.answers.awaited(),
+                };
+                bench.batch.push(Inbound::new(message, reply));
+                if bench.batch.len() < BATCH {
+                    continue;
+                }
+            }
+            if held {
+                // What is answered on receipt has been received; and what was processed waits for no other batch.
+                self.answers.flush();
+            }
+            if !bench.batch.is_empty() {
                 if crew.is_stopping() {
+                    // Closed first: dropping a reply accepts its message.
+                    self.answers.close();
+                    bench.batch.clear();
                     return Err(Ending::Stopped);
                 }
-                crew.push(message, Reply::none());
-                continue;
+                crew.push(&mut bench.batch);
             }
-            if bench.batch.is_empty() {
-                self.hold(crew);
+            match next {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(count),
+                Err(refusal) => break Err(Ending::Refused(refusal)),
             }
-            let reply = match owed {
-                Acknowledgement::None => Reply::none(),
-                Acknowledgement::Received => {
-                    self.answers.received();
-                    Reply::none()
-                }
-                Acknowledgement::Processed => self.answers.awaited(),
-            };
-            bench.batch.push_back((message, reply));
         };
-        if !bench.batch.is_empty() {
-            self.hand_up_batch(&mut bench.batch, crew)?;
+        if held {
+            self.answers.release();
         }
-        refused.map_or(Ok(count), Err)
-    }
-
-    fn hand_up_batch(&self, batch: &mut VecDeque<(Message, Reply)>, crew: &Crew) -> Result<(), Ending> {
-        // What is answered on receipt has been received.
-        self.answers.flush();
-        let mut gathered = (batch.len() > 1).then(clock::now);
-        while let Some((message, reply)) = batch.pop_front() {
-            if crew.is_stopping() {
-                // Closed first: dropping a reply accepts its message.
-                self.answers.close();
-                drop(reply);
-                batch.clear();
-                return Err(Ending::Stopped);
-            }
-            let processed = reply.is_awaited();
-            crew.push(message, reply);
-            if let Some(since) = gathered.filter(|_| processed) {
-                let now = clock::now();
-                if now.saturating_duration_since(since) > GATHER {
-                    self.answers.flush();
-                    gathered = Some(now);
-                }
-            }
-        }
-        self.answers.release();
-        Ok(())
+        result
     }
 
     /// Gathers answers, as long as somebody watches that they do not wait for a listener.

@@ -30,8 +30,7 @@ use super::intake::{Intake, Refusal};
 use super::memory::Memory;
 use super::{TcpReceiverConfig, bind};
 use crate::clock;
-use crate::message::Message;
-use crate::stack::Reply;
+use crate::stack::Inbound;
 use crate::transport::{MessageSink, ReceiverStats};
 
 const LISTENER: usize = 0;
@@ -95,9 +94,9 @@ struct Desk {
     round: usize,
     links: HashMap<usize, Link>,
     next_token: usize,
-    /// Threads that are with a connection, and how many turns have begun.
-    running: usize,
+    /// How many turns have begun, and the numbers of those that have not ended.
     turns: u64,
+    running: Vec<u64>,
     /// Whether there is traffic, so that somebody should watch; and whether somebody does.
     busy: bool,
     watching: bool,
@@ -146,8 +145,8 @@ impl Crew {
             round: 0,
             links: HashMap::new(),
             next_token: FIRST_CONNECTION,
-            running: 0,
             turns: 0,
+            running: Vec::new(),
             busy: false,
             watching: false,
             standing_by: 0,
@@ -240,9 +239,11 @@ impl Crew {
         self.watched.load(Ordering::SeqCst)
     }
 
-    pub(super) fn push(&self, message: Message, reply: Reply) {
-        self.counts.messages.fetch_add(1, Ordering::Relaxed);
-        self.sink.push(message, reply);
+    /// Hands messages up; listeners run before it returns.
+    pub(super) fn push(&self, batch: &mut Vec<Inbound>) {
+        self.counts.messages.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.sink.push_batch(batch);
+        batch.clear();
     }
 
     /// Has a connection served that stopped reading by itself. May be called from any thread.
@@ -272,6 +273,7 @@ impl Crew {
     fn work(self: Arc<Self>, mut stands_by: bool) {
         let mut bench = Bench::default();
         let mut desk = self.lock();
+        let mut seen = 0;
         while !self.is_stopping() {
             if stands_by {
                 let stays;
@@ -286,6 +288,14 @@ impl Crew {
             if desk.round == 0 || desk.ready.is_empty() {
                 if let Some(poller) = desk.poller.take() {
                     desk = self.poll(desk, poller);
+                    // Another thread is at work and not stuck: let it poll as well when it is through, or each byte that comes
+                    // for it wakes this thread in vain.
+                    let spare = desk.ready.is_empty() && desk.running.iter().min().is_some_and(|oldest| *oldest > seen);
+                    seen = desk.turns;
+                    if spare {
+                        self.count_standing_by(&mut desk, 1);
+                        stands_by = true;
+                    }
                     continue;
                 }
                 desk.round = desk.ready.len();
@@ -357,8 +367,9 @@ impl Crew {
         {
             log::warn!(target: "tribes::tcp", "no thread to stand by: {error}");
         }
-        desk.running += 1;
         desk.turns += 1;
+        let turn = desk.turns;
+        desk.running.push(turn);
         if !desk.busy {
             desk.busy = true;
             if desk.standing_by > 0 {
@@ -375,12 +386,12 @@ impl Crew {
         if let Next::Close(ending) = next {
             self.close(token, *connection, ending);
             desk = self.lock();
-            desk.running -= 1;
+            desk.end_turn(turn);
             return desk;
         }
         let served = self.config.idle_timeout.map(|_| clock::now());
         desk = self.lock();
-        desk.running -= 1;
+        desk.end_turn(turn);
         let desk_mut = &mut *desk;
         let Some(link) = desk_mut.links.get_mut(&token) else { return desk };
         link.connection = Some(connection);
@@ -561,10 +572,10 @@ impl Crew {
             backlog = if desk.ready.is_empty() { 0 } else { backlog + 1 };
             if desk.turns != seen {
                 quiet = 0;
-                if backlog > 1 && desk.running < self.cores {
+                if backlog > 1 && desk.running.len() < self.cores {
                     return (desk, true);
                 }
-            } else if desk.running > 0 && unattended {
+            } else if !desk.running.is_empty() && unattended {
                 return (desk, true);
             } else {
                 quiet += 1;
@@ -593,6 +604,10 @@ impl Crew {
 }
 
 impl Desk {
+    fn end_turn(&mut self, turn: u64) {
+        self.running.retain(|running| *running != turn);
+    }
+
     /// Something came for a connection or for the listener.
     fn notice(&mut self, token: usize, hangup: bool) {
         if token == LISTENER {

@@ -17,8 +17,8 @@ use crate::wire::{FrameDecoder, WireError, channel_data, frame};
 const WINDOW: usize = 256 * 1024;
 /// Frames above this get a buffer of their own.
 const SMALL: usize = 64 * 1024;
-/// Read beyond the end of a large frame: enough for a few small ones, little enough to copy when another large one follows.
-const BEYOND: usize = 16 * 1024;
+/// Read beyond the end of a large frame, where another is likely: enough for its header and a few small ones, little to copy.
+const BEYOND: usize = 8 * 1024;
 /// The least memory that a large frame starts with.
 const FIRST: usize = 256 * 1024;
 
@@ -80,6 +80,8 @@ pub(super) struct Intake {
     large: Option<Large>,
     /// The largest frame that came whole: as much is allocated at once for the next.
     proven: usize,
+    /// Whether the last frame was large, so that the next may be.
+    was_large: bool,
     sender: Option<Member>,
 }
 
@@ -94,7 +96,15 @@ struct Large {
 impl Intake {
     /// Refuses messages of more than `limit` bytes, headers included.
     pub(super) fn new(limit: usize, memory: Arc<Memory>) -> Self {
-        Self { decoder: FrameDecoder::new(limit), memory, rest: Vec::new(), large: None, proven: 0, sender: None }
+        Self {
+            decoder: FrameDecoder::new(limit),
+            memory,
+            rest: Vec::new(),
+            large: None,
+            proven: 0,
+            was_large: false,
+            sender: None,
+        }
     }
 
     /// Who sent the last message.
@@ -128,8 +138,8 @@ impl Intake {
         window.compact();
         let Some(large) = &mut self.large else {
             let space = &mut window.bytes[window.end..];
-            let room = space.len();
-            let count = source.read(space)?;
+            let room = if self.was_large { space.len().min(BEYOND) } else { space.len() };
+            let count = source.read(&mut space[..room])?;
             window.end += count;
             return Ok((count, count < room));
         };
@@ -155,6 +165,7 @@ impl Intake {
             if total <= SMALL {
                 let message = channel_data::decode_copied(data, self.sender.as_ref())?;
                 window.start += total;
+                self.was_large = false;
                 self.remember(&message);
                 return Ok(Some(message));
             }
@@ -195,6 +206,7 @@ impl Intake {
         let data = self.decoder.peek(&whole)?.expect("the frame is whole");
         let message = channel_data::decode(&whole.slice_ref(data), self.sender.as_ref())?;
         self.proven = self.proven.max(total);
+        self.was_large = true;
         self.remember(&message);
         Ok(message)
     }

@@ -54,11 +54,11 @@ impl Memory {
         drop(kept);
     }
 
-    /// A kept buffer that fits, is not wastefully large, and that nobody reads any more.
+    /// A kept buffer that fits, is not wastefully large, and that nobody reads any more: the one used last, for the cache's sake.
     fn recycle(&self, total: usize) -> Option<BytesMut> {
         let mut kept = self.lock();
         let fits = |buffer: &Bytes| buffer.is_unique() && buffer.len() >= total && buffer.len() <= total.saturating_mul(2);
-        let at = kept.iter().position(fits)?;
+        let at = kept.iter().rposition(fits)?;
         let buffer = kept.remove(at)?;
         drop(kept);
         buffer.try_into_mut().ok()

@@ -275,9 +275,8 @@ fn blocked_listeners_stop_neither_others_nor_their_answers_nor_accepting() {
             assert_eq!(ack(stream), *ACK);
         }
     }
-    for stream in &mut stuck {
+    for _ in &stuck {
         go_on.send(()).unwrap();
-        let _ = stream;
     }
     for stream in &mut stuck {
         assert_eq!([ack(stream), ack(stream)], [*ACK, *ACK]);
@@ -357,6 +356,53 @@ fn a_frame_that_stands_still_and_a_silent_connection_are_closed() {
 }
 
 #[test]
+fn a_connection_that_would_take_too_much_memory_is_closed() {
+    let (running, _bodies) = collect(TcpReceiverConfig::default().max_buffered(1 << 20));
+    let mut modest = running.connect();
+    modest.write_all(&framed(6, vec![1; 500_000])[..300_000]).unwrap();
+    let mut greedy = running.connect();
+    let whole = framed(6, vec![2; 2 << 20]);
+    // It may be closed while it still writes.
+    let _ = greedy.write_all(&whole);
+    assert!(is_closed(&mut greedy));
+    running.wait_until("counted", |stats| stats.limited == 1);
+    modest.write_all(&framed(6, vec![1; 500_000])[300_000..]).unwrap();
+    assert_eq!(ack(&mut modest), *ACK);
+}
+
+#[test]
+fn a_peer_that_reads_no_acknowledgements_is_closed() {
+    let (running, _bodies) = collect(TcpReceiverConfig::default().send_buffer(4096));
+    let mut deaf = running.connect();
+    let many = framed(2, "").repeat(1000);
+    while deaf.write_all(&many).is_ok() {}
+    running.wait_until("counted", |stats| stats.limited == 1);
+    let mut good = running.connect();
+    good.write_all(&framed(2, "x")).unwrap();
+    assert_eq!(ack(&mut good), *ACK);
+}
+
+#[test]
+fn reading_pauses_while_too_many_answers_are_awaited() {
+    let (tx, replies) = unbounded();
+    let running = run(TcpReceiverConfig::default(), move |_, reply| tx.send(reply).unwrap());
+    let mut stream = running.connect();
+    let mut sending = stream.try_clone().unwrap();
+    let count = 40_000;
+    let writer = std::thread::spawn(move || sending.write_all(&framed(6, "").repeat(count)).unwrap());
+    running.wait_until("paused", |stats| stats.messages >= 16 * 1024);
+    // One read more may have been under way.
+    assert!(replies.len() < 20_000, "{} came", replies.len());
+    for at in 0..count {
+        replies.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("answer {at}")).accept();
+    }
+    for _ in 0..count {
+        assert_eq!(ack(&mut stream), *ACK);
+    }
+    writer.join().unwrap();
+}
+
+#[test]
 fn a_listener_that_panics_costs_its_connection_only() {
     let running = run(TcpReceiverConfig::default(), |message, reply| {
         assert!(message.bytes() != "panic", "as the test wants");
@@ -382,8 +428,9 @@ fn stop_waits_for_a_listener_and_hands_nothing_up_afterwards() {
         reply.accept();
     });
     let mut stream = running.connect();
-    stream.write_all(&framed(6, "x").repeat(3)).unwrap();
+    stream.write_all(&framed(6, "x")).unwrap();
     begun.recv_timeout(PATIENCE).unwrap();
+    stream.write_all(&framed(6, "x").repeat(2)).unwrap();
     let address = running.address;
     let crew = running.receiver.crew.clone().expect("it runs");
     let stopper = std::thread::spawn(move || running.receiver.stop());
