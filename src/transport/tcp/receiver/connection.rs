@@ -138,29 +138,25 @@ impl Connection {
     fn hand_up(&mut self, bench: &mut Bench, crew: &Crew) -> Result<usize, Ending> {
         let (mut count, mut held) = (0, false);
         let result = loop {
-            let next = self.intake.next(&mut bench.window);
-            if let Ok(Some(message)) = next {
-                count += 1;
-                let owed = message.options().acknowledgement();
-                if owed != Acknowledgement::None && !held {
-                    self.hold(crew);
-                    held = true;
-                }
-                let reply = match owed {
-                    Acknowledgement::None => Reply::none(),
-                    Acknowledgement::Received => {
-                        self.answers.received();
-                        Reply::none()
+            let end = match self.intake.next(&mut bench.window) {
+                Ok(Some(message)) => {
+                    count += 1;
+                    let owed = message.options().acknowledgement();
+                    if owed != Acknowledgement::None && !held {
+                        self.hold(crew);
+                        held = true;
                     }
-                    Acknowledgement::Processed => self.answers.awaited(),
-                };
-                bench.batch.push(Inbound::new(message, reply));
-                if bench.batch.len() < BATCH {
-                    continue;
+                    bench.batch.push(Inbound::new(message, self.reply(owed)));
+                    if bench.batch.len() < BATCH {
+                        continue;
+                    }
+                    None
                 }
-            }
+                Ok(None) => Some(Ok(count)),
+                Err(refusal) => Some(Err(Ending::Refused(refusal))),
+            };
             if held {
-                // What is answered on receipt has been received; and what was processed waits for no other batch.
+                // What is answered on receipt has been received, and what an earlier batch was answered waits for no later one.
                 self.answers.flush();
             }
             if !bench.batch.is_empty() {
@@ -172,16 +168,25 @@ impl Connection {
                 }
                 crew.push(&mut bench.batch);
             }
-            match next {
-                Ok(Some(_)) => {}
-                Ok(None) => break Ok(count),
-                Err(refusal) => break Err(Ending::Refused(refusal)),
+            if let Some(end) = end {
+                break end;
             }
         };
         if held {
             self.answers.release();
         }
         result
+    }
+
+    fn reply(&self, owed: Acknowledgement) -> Reply {
+        match owed {
+            Acknowledgement::None => Reply::none(),
+            Acknowledgement::Received => {
+                self.answers.received();
+                Reply::none()
+            }
+            Acknowledgement::Processed => self.answers.awaited(),
+        }
     }
 
     /// Gathers answers, as long as somebody watches that they do not wait for a listener.
