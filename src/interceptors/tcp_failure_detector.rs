@@ -26,7 +26,7 @@ use crate::wire::frame;
 /// | it says goodbye | it is gone at once, without a probe |
 /// | it is silent: the membership below drops it | probed at once: gone unless it answers; while it does it stays, probed every second |
 /// | it is suspect: a send failed, a connection ended | probed at once, and after an answer thrice more within 1.3 s, because the operating system may answer for a process that is being killed |
-/// | it refuses the connection | gone at once; hidden and probed as a newcomer if the membership below still has it |
+/// | it refuses the connection | gone if it refuses again 100 ms later, which gives a goodbye time to arrive, or is silent; hidden and probed as a newcomer if the membership below still has it |
 /// | it does not answer in time | gone if it is silent as well; a mere suspect is given a second probe |
 /// | another member is verified at its address | gone: it has restarted there under a new id |
 ///
@@ -181,11 +181,11 @@ impl TcpFailureDetector {
             return;
         }
         tracked.misses += 1;
-        if refused || tracked.is_silent() || tracked.misses >= 2 {
+        if tracked.is_silent() || tracked.misses >= 2 {
             self.count(|stats| stats.found_dead += 1);
             self.hide(cx, key);
         } else {
-            tracked.probe_at(cx.now());
+            tracked.next_probe = Some(cx.now() + if refused { FAREWELL } else { Duration::ZERO });
         }
     }
 
@@ -499,6 +499,8 @@ const MAX_MEMBERS: usize = if cfg!(test) { 256 } else { 4096 };
 const MAX_PROBES: usize = 64;
 /// The pause between probes of a silent member, and the first between those of a hidden one.
 const RETRY: Duration = Duration::from_secs(1);
+/// A member that leaves closes its connections as well, and its goodbye takes another way: let it arrive.
+const FAREWELL: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// A killed process closes its sockets one after another; its listener may be the last.
 const RECHECKS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];

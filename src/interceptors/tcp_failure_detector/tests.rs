@@ -140,15 +140,30 @@ fn after_the_suspects_timeout_a_silent_member_is_still_probed_though_less() {
 }
 
 #[test]
-fn a_suspect_that_refuses_is_gone_at_once_and_found_again() {
+fn a_suspect_that_refuses_twice_is_gone_and_found_again() {
     let mut rig = Rig::with([1]);
     let a = member(1);
     rig.event(Event::Suspect(a.clone()));
+    rig.answer(&a, Probe::Refused);
+    assert_eq!((rig.events(), rig.probes()), (vec![], vec![]));
+    rig.pass(FAREWELL);
     rig.answer(&a, Probe::Refused);
     assert_eq!(rig.events(), [Event::Removed(a.clone(), Departure::Failed)]);
     rig.pass(Duration::from_secs(1));
     rig.answer(&a, Probe::Alive);
     assert_eq!(rig.events(), [Event::Added(a)]);
+}
+
+#[test]
+fn a_suspect_that_refuses_because_it_is_leaving_has_left() {
+    let mut rig = Rig::with([1]);
+    let a = member(1);
+    rig.event(Event::Suspect(a.clone()));
+    rig.answer(&a, Probe::Refused);
+    rig.event(Event::Removed(a.leaving(), Departure::Left));
+    assert!(matches!(rig.events()[..], [Event::Removed(_, Departure::Left)]));
+    rig.pass(FAREWELL);
+    assert_eq!(rig.probes(), []);
 }
 
 #[test]
@@ -166,6 +181,8 @@ fn a_suspect_that_answers_is_probed_thrice_more() {
             assert_eq!(rig.peek(), [&a]);
             rig.answer(&a, if pause == RECHECKS[2] { last } else { Probe::Alive });
         }
+        rig.pass(FAREWELL);
+        rig.answer(&a, last);
         assert_eq!(rig.shown().len(), usize::from(last == Probe::Alive));
     }
 }
