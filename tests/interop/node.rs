@@ -243,6 +243,10 @@ impl Node {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-STOP", &pid]).status().expect("`kill` is there");
         assert!(status.success());
+        // Each of its threads may go on for a moment.
+        let stopped = |stat: String| stat.rsplit(')').next().is_some_and(|state| state.starts_with(" T"));
+        let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        self.poll(|_| tasks().flat_map(|task| std::fs::read_to_string(task.path().join("stat"))).all(stopped).then_some(()));
     }
 
     fn end(&mut self) {
