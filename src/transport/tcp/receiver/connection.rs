@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::answers::Answers;
 use super::crew::Crew;
-use super::intake::{Intake, Refusal, Window};
+use super::intake::{Intake, Refusal, SMALL, Window};
 use crate::clock;
 use crate::options::Acknowledgement;
 use crate::stack::{Inbound, Reply};
@@ -141,13 +141,15 @@ impl Connection {
             let end = match self.intake.next(&mut bench.window) {
                 Ok(Some(message)) => {
                     count += 1;
+                    // Handed up before the next begins, a large one leaves its memory to it.
+                    let large = message.body().len() > SMALL;
                     let owed = message.options().acknowledgement();
                     if owed != Acknowledgement::None && !held {
                         self.hold(crew);
                         held = true;
                     }
                     bench.batch.push(Inbound::new(message, self.reply(owed)));
-                    if bench.batch.len() < BATCH {
+                    if bench.batch.len() < BATCH && !large {
                         continue;
                     }
                     None

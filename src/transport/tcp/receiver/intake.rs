@@ -16,7 +16,7 @@ use crate::wire::{FrameDecoder, WireError, channel_data, frame};
 /// Read at once when no large frame is coming in.
 const WINDOW: usize = 256 * 1024;
 /// Frames above this get a buffer of their own.
-const SMALL: usize = 64 * 1024;
+pub(super) const SMALL: usize = 64 * 1024;
 /// Read beyond the end of a large frame, where another is likely: enough for its header and a few small ones, little to copy.
 const BEYOND: usize = 8 * 1024;
 /// The least memory that a large frame starts with.
