@@ -139,7 +139,10 @@ impl Report {
                 let line = Json::event("sent").value("options", options.bits()).value("count", 1).value("ms", took.as_millis());
                 line.value("destinations", destinations).text("id", id)
             },
-            || format!("  sent to {destinations} in {took:.1?}"),
+            || match destinations {
+                0 => "  nobody is there to send to".to_owned(),
+                _ => format!("  sent to {destinations} in {took:.1?}"),
+            },
         );
     }
 
