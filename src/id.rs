@@ -28,7 +28,27 @@ impl UniqueId {
         Self(bytes)
     }
 
-    /// A new id for a member of this process, from the system's random number generator.
+    /// A new id that says nothing: shaped as Tribes' own, a version-4 UUID from the system's random number generator.
+    ///
+    /// # Panics
+    ///
+    /// When the operating system has no source of randomness.
+    ///
+    /// ```
+    /// use tribes::{Capabilities, UniqueId};
+    /// assert_eq!(UniqueId::random().capabilities(), Capabilities::NONE);
+    /// assert_ne!(UniqueId::random(), UniqueId::random());
+    /// ```
+    #[must_use]
+    pub fn random() -> Self {
+        let mut id = random_bytes();
+        id[6] = 0x40 | (id[6] & 0x0f);
+        id[8] = 0x80 | (id[8] & 0x3f);
+        Self(id)
+    }
+
+    /// A new id for a member that can do this, from the system's random number generator. Others rely on what it says: it is for
+    /// what is implemented by this crate, as a channel's local member is.
     ///
     /// # Panics
     ///

@@ -51,7 +51,15 @@ impl Member {
     /// The longest domain, payload and command together, in bytes: a heartbeat is one datagram.
     pub const MAX_TEXT: usize = 65_507 - wire::member_package::MIN_LEN - 16;
 
-    /// A member at this TCP address, with a new unique id that tells what this crate can do.
+    /// A member at this TCP address, with a [new unique id](UniqueId::random) that claims nothing.
+    ///
+    /// So what is sent there keeps to the rules of Tribes, whoever listens: one acknowledged message at a time. A channel's own
+    /// member and those it finds say themselves what they can do; for another that is known to be of this crate, add
+    /// [`with_id`](Self::with_id) of [`UniqueId::for_member`].
+    ///
+    /// # Panics
+    ///
+    /// When the operating system has no source of randomness.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self::from_fields(Fields {
@@ -62,7 +70,7 @@ impl Member {
             udp_port: None,
             command: Bytes::new(),
             domain: Bytes::new(),
-            id: UniqueId::for_member(Capabilities::ALL),
+            id: UniqueId::random(),
             payload: Bytes::new(),
         })
     }

@@ -42,7 +42,7 @@ pub use stats::ChannelStats;
 use self::core::{Core, MemberFeed};
 use self::listeners::Closure;
 use crate::completion::{Receipt, SendError, Sending, UserCode};
-use crate::id::random_bytes;
+use crate::id::{Capabilities, UniqueId, random_bytes};
 use crate::member::Member;
 use crate::membership::{MemberSink, Mode};
 use crate::message::{Body, Message};
@@ -96,7 +96,8 @@ impl GroupChannel {
     fn launch(builder: ChannelBuilder, parts: Parts) -> Result<Self, ChannelError> {
         let ChannelBuilder { membership, receiver, sender, udp, stack, domain, payload, advertise, heartbeat, drain } = builder;
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let local = Member::new(advertise.unwrap_or(nowhere)).with_domain(domain).with_payload(payload);
+        let id = UniqueId::for_member(Capabilities::ALL);
+        let local = Member::new(advertise.unwrap_or(nowhere)).with_id(id).with_domain(domain).with_payload(payload);
         let [seed, ..] = random_bytes().map(u64::from);
         let seed = random_bytes().iter().fold(seed, |word, byte| word << 8 ^ u64::from(*byte));
         let stack = stack.build(local.clone(), seed)?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::clock;
 use crate::completion::{FaultCause, Receipt, SendError, Sending};
-use crate::id::{UniqueId, random_bytes};
+use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::message::{Body, Message};
 use crate::options::SendOptions;
@@ -159,10 +159,8 @@ impl Node {
         });
         sender.start(link_sink).expect("the sender starts");
         let address = listening.address.unwrap_or_else(|| ([127, 0, 0, 1], 1).into());
-        let mut member = Member::new(address).with_udp_port(listening.udp_port);
-        if plain {
-            member = member.with_id(message_id());
-        }
+        let id = if plain { UniqueId::random() } else { UniqueId::for_member(Capabilities::ALL) };
+        let member = Member::new(address).with_id(id).with_udp_port(listening.udp_port);
         Self { member, sender, receiver: Mutex::new(receiver), inbox, options }
     }
 
@@ -194,7 +192,7 @@ impl Node {
 
     fn message(&self, to: &[&Self], options: u32, body: impl Into<Body>) -> (Sending, Outbound) {
         let options = SendOptions::from_bits(options) | self.options;
-        let message = Message::from_parts(message_id(), options, clock::epoch_millis(), self.member.clone(), body.into());
+        let message = Message::from_parts(UniqueId::random(), options, clock::epoch_millis(), self.member.clone(), body.into());
         let (sending, legs) = Sending::new(message.id(), to.iter().map(|node| node.member.clone()));
         (sending, Outbound::new(message, legs))
     }
@@ -209,7 +207,7 @@ impl Node {
     /// A frame with a message that asks for an acknowledgement, as a failure detector sends.
     pub(super) fn probe_frame(&self) -> Bytes {
         let options = SendOptions::ACK | SendOptions::BYTE_MESSAGE;
-        let message = Message::from_parts(message_id(), options, 0, self.member.clone(), Body::from("probe"));
+        let message = Message::from_parts(UniqueId::random(), options, 0, self.member.clone(), Body::from("probe"));
         crate::wire::frame::to_bytes(&message)
     }
 }
@@ -235,12 +233,4 @@ pub(super) fn cause(outcome: Result<Receipt, SendError>) -> FaultCause {
     let mut faults = outcome.expect_err("the send fails").faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
     faults.remove(0).cause
-}
-
-/// As Tribes makes them: a random UUID of version 4.
-fn message_id() -> UniqueId {
-    let mut id = random_bytes();
-    id[6] = 0x40 | (id[6] & 0x0f);
-    id[8] = 0x80 | (id[8] & 0x3f);
-    UniqueId::from_bytes(id)
 }

@@ -26,11 +26,11 @@ pub(crate) fn pending(message: Message) -> Pending {
 }
 
 fn rust_member() -> Member {
-    Member::new(([127, 0, 0, 1], 2).into())
+    Member::new(([127, 0, 0, 1], 2).into()).with_id(UniqueId::for_member(Capabilities::ALL))
 }
 
 fn tribes_member() -> Member {
-    rust_member().with_id(UniqueId::from_bytes([0x44; 16]))
+    rust_member().with_id(UniqueId::random())
 }
 
 /// A link with a connection, and a driver that writes all it gets.
