@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::stack::{Departure, Event};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
-use tribes::{GroupChannel, Member, Message, SendOptions, Subscription};
+use tribes::{ChannelBuilder, GroupChannel, Member, Message, SendOptions};
 
 const MANY: u64 = 20_000;
 
@@ -33,28 +33,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("Three members in this process, on multicast group {group} of the loopback interface:\n");
     let (lines, read) = mpsc::channel();
     let mut story = Story { start: now(), read, told: BTreeSet::new() };
-    let anna = Node::join("anna", group, &lines)?;
-    let ben = Node::join("ben", group, &lines)?;
-    let carol = Node::join("carol", group, &lines)?;
+    let anna = join("anna", group, &lines)?;
+    let ben = join("ben", group, &lines)?;
+    let carol = join("carol", group, &lines)?;
     story.wait_for(["anna", "ben", "carol"].iter().flat_map(|name| {
         let others = ["anna", "ben", "carol"].into_iter().filter(move |other| other != name);
         others.map(move |other| format!("{name:5} sees {other}"))
     }))?;
 
     story.tell("anna  sends \"hello\" to all and waits until their listeners have handled it");
-    let receipt = anna.channel.send_all("hello", SendOptions::SYNC_ACK)?;
+    let receipt = anna.send_all("hello", SendOptions::SYNC_ACK)?;
     story.wait_for(["ben   got \"hello\" from anna".into(), "carol got \"hello\" from anna".into()])?;
     story.tell(&format!("anna  knows that {} members have it", receipt.delivered));
 
     story.tell("anna  sends \"trouble\", and ben's listener will fail on it");
-    let error = anna.channel.send_all("trouble", SendOptions::SYNC_ACK).err().ok_or("the failure was not seen")?;
+    let error = anna.send_all("trouble", SendOptions::SYNC_ACK).err().ok_or("the failure was not seen")?;
     story.wait_for(["carol got \"trouble\" from anna".into()])?;
     story.tell(&format!("anna  is told: {error}"));
 
     let start = now();
     let queued = SendOptions::ACK | SendOptions::ASYNC;
     let body = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
-    let sendings: Vec<_> = (0..MANY).map(|number| anna.channel.send_with([ben.channel.local()], body(number), queued)).collect();
+    let sendings: Vec<_> = (0..MANY).map(|number| anna.send_with([ben.local()], body(number), queued)).collect();
     for sending in sendings {
         sending.wait()?;
     }
@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     story.tell(&format!("anna  queued {MANY} messages to ben; all were acknowledged within {:.1?}", start.elapsed()));
 
     story.tell("carol leaves");
-    carol.channel.stop();
+    carol.stop();
     story.wait_for(["anna  is told that carol left".into(), "ben   is told that carol left".into()])?;
 
     let mut dave = Process::spawn("dave", group)?;
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     story.wait_for(["anna  sees dave".into(), "ben   sees dave".into()])?;
     // An open connection that ends is a reason to look at once. Without one, its silence is noticed after the drop time of 3 s.
     for member in [&anna, &ben] {
-        member.channel.send_all("hello dave", SendOptions::ACK)?;
+        member.send_all("hello dave", SendOptions::ACK)?;
     }
     dave.0.kill()?;
     let start = now();
@@ -82,58 +82,47 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A member, and what its listeners tell.
-struct Node {
-    channel: GroupChannel,
-    _listeners: [Subscription; 2],
-}
-
-impl Node {
-    fn join(name: &'static str, group: SocketAddr, lines: &Sender<String>) -> Result<Self, Box<dyn Error>> {
-        let channel = join(name, group)?;
-        let (told, next) = (lines.clone(), AtomicU64::new(0));
-        let messages = channel.on_message(move |message: &Message| {
-            let body = message.bytes();
-            if let Ok(number) = body[..].try_into().map(u64::from_be_bytes) {
-                // One of very many: count them, and look whether they are in order.
-                let in_order = next.fetch_add(1, Ordering::Relaxed) == number;
-                return if !in_order {
-                    Err("out of order")
-                } else {
-                    let _ = (number + 1 == MANY).then(|| told.send(format!("{name:5} got them all, in order")));
-                    Ok(())
-                };
-            }
-            let text = String::from_utf8_lossy(&body);
-            if name == "ben" && text == "trouble" {
-                return Err("ben does not like trouble");
-            }
-            let _ = told.send(format!("{name:5} got {text:?} from {}", name_of(message.sender())));
-            Ok(())
-        });
-        let told = lines.clone();
-        let membership = channel.on_membership(move |event| {
-            let _ = match event {
-                Event::Added(member) => told.send(format!("{name:5} sees {}", name_of(member))),
-                Event::Removed(member, Departure::Left) => told.send(format!("{name:5} is told that {} left", name_of(member))),
-                Event::Removed(member, _) => told.send(format!("{name:5} is told that {} failed", name_of(member))),
-                _ => Ok(()),
+/// Starts a member that tells what it sees and hears.
+fn join(name: &'static str, group: SocketAddr, lines: &Sender<String>) -> Result<GroupChannel, Box<dyn Error>> {
+    let (told, next) = (lines.clone(), AtomicU64::new(0));
+    let on_message = move |message: &Message| {
+        let body = message.bytes();
+        if let Ok(number) = body[..].try_into().map(u64::from_be_bytes) {
+            // One of very many: count them, and look whether they are in order.
+            let in_order = next.fetch_add(1, Ordering::Relaxed) == number;
+            return if !in_order {
+                Err("out of order")
+            } else {
+                let _ = (number + 1 == MANY).then(|| told.send(format!("{name:5} got them all, in order")));
+                Ok(())
             };
-        });
-        // Who was there before the listener.
-        for member in channel.members().iter() {
-            lines.send(format!("{name:5} sees {}", name_of(member)))?;
         }
-        lines.send(format!("{name:5} receives at {}", channel.local().address()))?;
-        Ok(Self { channel, _listeners: [messages, membership] })
-    }
+        let text = String::from_utf8_lossy(&body);
+        if name == "ben" && text == "trouble" {
+            return Err("ben does not like trouble");
+        }
+        let _ = told.send(format!("{name:5} got {text:?} from {}", name_of(message.sender())));
+        Ok(())
+    };
+    let told = lines.clone();
+    let on_membership = move |event: &Event| {
+        let _ = match event {
+            Event::Added(member) => told.send(format!("{name:5} sees {}", name_of(member))),
+            Event::Removed(member, Departure::Left) => told.send(format!("{name:5} is told that {} left", name_of(member))),
+            Event::Removed(member, _) => told.send(format!("{name:5} is told that {} failed", name_of(member))),
+            _ => Ok(()),
+        };
+    };
+    let channel = builder(name, group).on_message(on_message).on_membership(on_membership).start()?;
+    lines.send(format!("{name:5} receives at {}", channel.local().address()))?;
+    Ok(channel)
 }
 
-fn join(name: &str, group: SocketAddr) -> Result<GroupChannel, Box<dyn Error>> {
+fn builder(name: &str, group: SocketAddr) -> ChannelBuilder {
     let loopback = Ipv4Addr::LOCALHOST;
     let membership = Multicast::new(MulticastConfig::default().group(group).interface(loopback));
     let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind((loopback, 4000).into()));
-    Ok(GroupChannel::builder().membership(membership).receiver(receiver).payload(name.to_owned()).start()?)
+    GroupChannel::builder().membership(membership).receiver(receiver).payload(name.to_owned())
 }
 
 /// In this example a member's payload is its name.
@@ -159,7 +148,7 @@ impl Drop for Process {
 }
 
 fn live_until_killed(name: &str, group: SocketAddr) -> Result<(), Box<dyn Error>> {
-    let _channel = join(name, group)?;
+    let _channel = builder(name, group).start()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }

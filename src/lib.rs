@@ -6,9 +6,11 @@
 //! ```no_run
 //! use tribes::{GroupChannel, SendOptions};
 //!
-//! let channel = GroupChannel::builder().payload("eu-1").start()?;
-//! let _messages = channel.on_message(|message| println!("{}: {:?}", message.sender(), message.bytes()));
-//! let _members = channel.on_membership(|event| println!("{event:?}"));
+//! let channel = GroupChannel::builder()
+//!     .payload("eu-1")
+//!     .on_membership(|event| println!("{event:?}"))
+//!     .on_message(|message| println!("{}: {:?}", message.sender(), message.bytes()))
+//!     .start()?;
 //!
 //! match channel.send_all("hello", SendOptions::SYNC_ACK) {
 //!     Ok(receipt) => println!("handled by {} members", receipt.delivered),

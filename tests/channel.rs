@@ -133,6 +133,32 @@ fn one_dead_destination_among_three_is_the_only_fault() {
 }
 
 #[test]
+fn listeners_of_the_builder_miss_nothing() {
+    let hub = Hub::new();
+    // Greets whoever appears, which is before that member's start has returned.
+    let first = start(&hub);
+    let _greeting = first.on_membership({
+        let first = first.clone();
+        move |event| {
+            if let Event::Added(member) = event {
+                first.send_with([member.clone()], "welcome", SendOptions::SYNC_ACK).on_complete(|_| {});
+            }
+        }
+    });
+    let ((told, events), (heard, messages)) = (mpsc::channel(), mpsc::channel());
+    let second = builder(&hub)
+        .on_membership(move |event| drop(told.send(event.clone())))
+        .on_message(move |message| heard.send(message.clone()))
+        .start()
+        .expect("the channel starts");
+    assert_eq!(events.recv_timeout(DEADLINE).expect("told"), Event::Added(first.local()));
+    let message = messages.recv_timeout(DEADLINE).expect("heard");
+    assert_eq!((&message.bytes()[..], message.sender()), (&b"welcome"[..], &first.local()));
+    first.send([second.local()], "still heard", SendOptions::SYNC_ACK).expect("handled");
+    assert_eq!(messages.recv_timeout(DEADLINE).expect("heard").bytes(), "still heard");
+}
+
+#[test]
 fn members_come_change_and_go() {
     let hub = Hub::new();
     let a = start(&hub);

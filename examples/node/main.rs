@@ -73,16 +73,12 @@ fn run(flags: &Flags, report: &Arc<Report>) -> Result<(), Box<dyn Error>> {
         builder.membership(StaticMembers::new(flags.members.iter().copied()))
     };
     let parts = if flags.observe { Parts::RECEIVE | Parts::SEND | Parts::OBSERVE } else { Parts::ALL };
-    let channel = builder.start_parts(parts)?;
+    let (events, messages, fail_on) = (Arc::clone(report), Arc::clone(report), flags.fail_on.clone());
+    let channel = builder
+        .on_membership(move |event| events.membership(event))
+        .on_message(move |message: &Message| messages.message(message, fail_on.as_deref()))
+        .start_parts(parts)?;
     report.started(&channel.local());
-
-    let events = Arc::clone(report);
-    let _membership = channel.on_membership(move |event| events.membership(event));
-    for member in &*channel.members() {
-        report.present(member);
-    }
-    let (messages, fail_on) = (Arc::clone(report), flags.fail_on.clone());
-    let _messages = channel.on_message(move |message: &Message| messages.message(message, fail_on.as_deref()));
 
     for line in std::io::stdin().lock().lines() {
         match commands::run(line?.trim_end(), &channel, report) {

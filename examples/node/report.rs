@@ -20,8 +20,6 @@ pub(crate) struct Report {
     lines: SyncSender<Option<String>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     received: Mutex<Received>,
-    /// Who was shown: a member that comes while the tool starts is seen twice.
-    shown: Mutex<HashSet<UniqueId>>,
 }
 
 /// What came in, in a form that two ends can compare.
@@ -52,7 +50,7 @@ impl Report {
             }
             let _ = out.flush();
         });
-        Self { json, start: now(), lines, writer: Mutex::new(Some(writer)), received: Mutex::default(), shown: Mutex::default() }
+        Self { json, start: now(), lines, writer: Mutex::new(Some(writer)), received: Mutex::default() }
     }
 
     pub(crate) fn started(&self, local: &Member) {
@@ -68,24 +66,19 @@ impl Report {
 
     pub(crate) fn membership(&self, event: &Event) {
         match event {
-            Event::Added(member) => self.present(member),
+            Event::Added(new) => {
+                self.print(|| member(Json::event("member_added"), new), || format!("+ joined  {}", describe(new)))
+            }
             Event::Updated(changed) => {
                 self.print(|| member(Json::event("member_updated"), changed), || format!("~ changed {}", describe(changed)))
             }
             Event::Removed(gone, departure) => {
-                lock(&self.shown).remove(&gone.id());
                 self.print(
                     || member(Json::event("member_removed"), gone).text("departure", how(*departure)),
                     || format!("- {:7} {}", how(*departure), describe(gone)),
                 );
             }
             _ => {}
-        }
-    }
-
-    pub(crate) fn present(&self, there: &Member) {
-        if lock(&self.shown).insert(there.id()) {
-            self.print(|| member(Json::event("member_added"), there), || format!("+ joined  {}", describe(there)));
         }
     }
 

@@ -4,16 +4,19 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::BitOr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::GroupChannel;
+use super::listeners::{Closure, ListenerOutcome, MembershipListener, MessageListener};
 use crate::interceptors::{MessageDispatch, TcpFailureDetector};
 use crate::member::Member;
 use crate::membership::Membership;
 use crate::membership::multicast::{Multicast, MulticastConfig};
-use crate::stack::{StackBuilder, StackError};
+use crate::message::Message;
+use crate::stack::{Event, StackBuilder, StackError};
 use crate::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use crate::transport::{Receiver, Sender};
 
@@ -31,6 +34,8 @@ pub struct ChannelBuilder {
     pub(super) advertise: Option<SocketAddr>,
     pub(super) heartbeat: Duration,
     pub(super) drain: Duration,
+    pub(super) message_listeners: Vec<Arc<dyn MessageListener>>,
+    pub(super) membership_listeners: Vec<Arc<MembershipListener>>,
 }
 
 impl Default for ChannelBuilder {
@@ -46,6 +51,8 @@ impl Default for ChannelBuilder {
             advertise: None,
             heartbeat: Duration::from_secs(5),
             drain: Duration::from_secs(3),
+            message_listeners: Vec::new(),
+            membership_listeners: Vec::new(),
         }
     }
 }
@@ -110,6 +117,44 @@ impl ChannelBuilder {
     /// How long [`GroupChannel::stop`] lets queued messages go out before the rest is reported as not sent. Default: 3 s.
     pub fn drain(mut self, limit: Duration) -> Self {
         self.drain = limit;
+        self
+    }
+
+    /// Calls `listener` with each message, as [`GroupChannel::on_message`] does, from before the channel starts and as long as it
+    /// lives: a message that arrives while the channel is starting is heard too.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tribes::membership::memory::Hub;
+    /// use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
+    /// use tribes::{GroupChannel, SendOptions};
+    ///
+    /// let hub = Hub::new();
+    /// let builder = || {
+    ///     let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind(([127, 0, 0, 1], 0).into()));
+    ///     GroupChannel::builder().membership(hub.membership()).receiver(receiver)
+    /// };
+    /// let (heard, hears) = mpsc::channel();
+    /// let anna = builder().on_message(move |message| heard.send(message.bytes())).start()?;
+    /// let ben = builder().start()?;
+    /// ben.send([anna.local()], "hello", SendOptions::SYNC_ACK)?;
+    /// assert_eq!(hears.recv()?, "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_message<R: ListenerOutcome>(self, listener: impl Fn(&Message) -> R + Send + Sync + 'static) -> Self {
+        self.subscribe(Closure(listener))
+    }
+
+    /// As [`on_message`](Self::on_message), with a listener that chooses what it accepts.
+    pub fn subscribe(mut self, listener: impl MessageListener + 'static) -> Self {
+        self.message_listeners.push(Arc::new(listener));
+        self
+    }
+
+    /// Calls `listener` when a member comes, changes or goes, as [`GroupChannel::on_membership`] does, from before the channel
+    /// starts and as long as it lives: it is told of every member, those that were there first included.
+    pub fn on_membership(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.membership_listeners.push(Arc::new(listener));
         self
     }
 

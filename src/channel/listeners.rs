@@ -67,7 +67,9 @@ where
 }
 
 pub(super) type MessageListeners = Listeners<dyn MessageListener>;
-pub(super) type EventListeners = Listeners<dyn Fn(&Event) + Send + Sync>;
+pub(super) type EventListeners = Listeners<MembershipListener>;
+
+pub(super) type MembershipListener = dyn Fn(&Event) + Send + Sync;
 
 /// The listeners, each with the number that its subscription removes it by.
 type Entries<L> = Arc<[(u64, Arc<L>)]>;

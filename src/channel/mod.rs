@@ -94,7 +94,8 @@ impl GroupChannel {
     }
 
     fn launch(builder: ChannelBuilder, parts: Parts) -> Result<Self, ChannelError> {
-        let ChannelBuilder { membership, receiver, sender, udp, stack, domain, payload, advertise, heartbeat, drain } = builder;
+        let ChannelBuilder { membership, receiver, sender, udp, stack, domain, payload, advertise, heartbeat, drain, .. } =
+            builder;
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let id = UniqueId::for_member(Capabilities::ALL);
         let local = Member::new(advertise.unwrap_or(nowhere)).with_id(id).with_domain(domain).with_payload(payload);
@@ -104,6 +105,8 @@ impl GroupChannel {
         let sends = parts.contains(Parts::SEND);
         let (udp_sender, udp_receiver) = udp.unzip();
         let core = Arc::new(Core::new(stack, local, Some(sender).filter(|_| sends), udp_sender.filter(|_| sends)));
+        builder.message_listeners.into_iter().for_each(|listener| core.message_listeners().add(listener).forever());
+        builder.membership_listeners.into_iter().for_each(|listener| core.membership_listeners().add(listener).forever());
         let channel = Self(Arc::new(Handle { core: Arc::clone(&core), driver: Mutex::default(), drain }));
         // From here on, dropping `channel` on an error stops whatever has started.
         for sender in core.senders() {
@@ -206,6 +209,7 @@ impl GroupChannel {
 
     /// Calls `listener` with each message that comes in, as long as the subscription lives. It may return nothing, or a result:
     /// an error, or a panic, rejects the message, which its sender sees if it asked for [`SYNC_ACK`](SendOptions::SYNC_ACK).
+    /// To miss none that arrives while the channel starts, use [`ChannelBuilder::on_message`].
     pub fn on_message<R: ListenerOutcome>(&self, listener: impl Fn(&Message) -> R + Send + Sync + 'static) -> Subscription {
         self.subscribe(Closure(listener))
     }
@@ -216,7 +220,8 @@ impl GroupChannel {
     }
 
     /// Calls `listener` when a member comes, changes or goes, in that order, one event after another, as long as the subscription
-    /// lives. Who was there before, [`members`](Self::members) tells.
+    /// lives. Who was there before, [`members`](Self::members) tells; a listener [of the builder](ChannelBuilder::on_membership)
+    /// hears of everybody.
     pub fn on_membership(&self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Subscription {
         self.0.core.membership_listeners().add(Arc::new(listener))
     }
