@@ -143,6 +143,13 @@ impl Conn {
         self.read(space)
     }
 
+    /// Writes nothing more: the peer reads what was written, and then the end.
+    pub(super) fn finish(&self) {
+        if let Err(error) = self.socket.shutdown(Shutdown::Write) {
+            log::trace!("a connection was closed already: {error}");
+        }
+    }
+
     /// Ends the connection in both directions and wakes whoever waits for bytes.
     pub(super) fn close(&self) {
         if let Err(error) = self.socket.shutdown(Shutdown::Both) {

@@ -36,6 +36,8 @@ pub(super) struct Peer {
 struct State {
     link: Link,
     conn: Option<Arc<Conn>>,
+    /// The connection before, which we have ended and the peer may still be reading, and how long it is waited for.
+    leaving: Option<(Arc<Conn>, Instant)>,
     /// The connection ended; the driver clears up.
     lost: Option<Loss>,
     /// Nothing more is accepted.
@@ -94,6 +96,7 @@ impl Peer {
         let state = State {
             link: Link::new(&member, &core.config),
             conn: None,
+            leaving: None,
             lost: None,
             closed: None,
             driving: false,
@@ -215,7 +218,10 @@ impl Peer {
     pub(super) fn readable(self: &Arc<Self>) -> bool {
         let conn = {
             let mut state = self.lock();
-            let Some(conn) = state.conn.clone() else { return true };
+            let Some(conn) = state.conn.clone() else {
+                self.see_off(&mut state);
+                return true;
+            };
             if state.reading {
                 if state.link.is_blocked() {
                     return true;
@@ -374,7 +380,10 @@ impl Peer {
         if tick && state.conn.is_some() && !state.reading && !std::mem::take(&mut state.callers_read) {
             state.armed = true;
         }
-        let connectable = state.closed.is_none() && state.lost.is_none();
+        if state.leaving.as_ref().is_some_and(|(_, until)| *until <= now) {
+            self.part(&mut state);
+        }
+        let connectable = state.closed.is_none() && state.lost.is_none() && state.leaving.is_none();
         if connectable && state.link.wants_connection(now) {
             state.link.connecting(now);
             duties.connect = true;
@@ -388,9 +397,11 @@ impl Peer {
             state.driving = true;
             duties.drive = true;
         }
-        duties.conn = state.conn.clone().map(|conn| (conn, state.armed));
+        let left = state.leaving.as_ref().map(|(conn, _)| (Arc::clone(conn), true));
+        duties.conn = state.conn.clone().map(|conn| (conn, state.armed)).or(left);
         duties.deadline = state.link.deadline();
-        state.ticking = duties.drive || !state.link.is_quiet() || (state.conn.is_some() && !state.armed);
+        let unarmed = state.conn.is_some() && !state.armed;
+        state.ticking = duties.drive || !state.link.is_quiet() || unarmed || state.leaving.is_some();
         duties.ticking = state.ticking;
         duties
     }
@@ -545,9 +556,42 @@ impl Peer {
 
     fn lose(&self, state: &mut State, loss: Loss) {
         if let Some(conn) = state.conn.take() {
-            conn.close();
+            match loss {
+                Loss::Retired | Loss::Silence => {
+                    conn.finish();
+                    state.leaving = Some((conn, clock::now() + self.core.config.timeout));
+                }
+                Loss::Connection(_) | Loss::Closed(_) => conn.close(),
+            }
+        }
+        if matches!(loss, Loss::Closed(_)) {
+            self.part(state);
         }
         state.lost = Some(loss);
+    }
+
+    /// Looks whether the peer has read what we left on the connection before to its end: only then it closes. The next connection
+    /// waits for that, or the peer might handle its messages before those.
+    fn see_off(self: &Arc<Self>, state: &mut State) {
+        let Some((conn, _)) = &state.leaving else { return };
+        let mut late = [0; 256];
+        loop {
+            match conn.read_at_once(&mut late) {
+                // Answers to what has been given up, or is going to be sent again.
+                Ok(1..) => {}
+                Err(error) if conn::would_wait(&error) => return,
+                Ok(0) | Err(_) => break,
+            }
+        }
+        self.part(state);
+        self.schedule(state);
+    }
+
+    /// Waits no longer for the connection before.
+    fn part(&self, state: &mut State) {
+        if let Some((conn, _)) = state.leaving.take() {
+            conn.close();
+        }
     }
 
     /// Settles what failed, and tells that the member may be gone. Without a lock on the state.

@@ -27,6 +27,10 @@ use crate::transport::{LinkSink, ProbeDone, Sender, SenderStats};
 /// the connection breaks and they are sent again; they keep their id, so that a Rust member recognises those it has seen. A slow or
 /// dead destination delays no other.
 ///
+/// A connection that this sender ends, because it was idle, much used or silent, is replaced only when the peer has read it to its
+/// end and closed it, or has not done so within the [time-out](TcpSenderConfig::timeout): else the peer might handle messages of the
+/// new one before those.
+///
 /// Tribes behaviour: its `PooledParallelSender` opens one connection per concurrent caller and destination, sends again without
 /// keeping order, and closes healthy connections along with a faulty one.
 pub struct TcpSender {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{TcpSender, TcpSenderConfig};
+use super::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use crate::completion::{FaultCause, Receipt, SendError, Sending};
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::message::{Body, Message};
 use crate::options::{Acknowledgement, SendOptions};
-use crate::stack::{Outbound, Probe, ProbeRequest, Urgency};
-use crate::transport::{LinkSink, Sender};
+use crate::stack::{Inbound, Outbound, Probe, ProbeRequest, Urgency};
+use crate::transport::{LinkSink, MessageHandler, MessageSink, Receiver, Sender};
 use crate::wire::{Frame, FrameDecoder, channel_data, frame};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -252,6 +252,69 @@ fn what_a_lost_connection_held_is_sent_again_in_order_with_the_same_ids() {
     assert!(second.contains(&ids[3]), "the one that closed the connection was not answered");
     node.lost(&server.member);
     assert_eq!(node.sender.stats().connected, 2);
+}
+
+#[test]
+fn a_new_connection_waits_until_the_peer_has_read_the_old_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let member = Member::new(listener.local_addr().unwrap()).with_id(UniqueId::for_member(Capabilities::ALL));
+    let node = Node::new(patient().keep_alive_count(Some(2)));
+    let sent: Vec<_> = (0..4u8).map(|number| node.queue(&[&member], 0, vec![number])).collect();
+    let (old, _) = listener.accept().unwrap();
+    let mut old_reads = &old;
+    old_reads.read_to_end(&mut Vec::new()).expect("its end comes behind what was written");
+    // It has not told the sender yet that it is through.
+    let (done, told) = mpsc::channel();
+    let next = thread::spawn(move || {
+        let (next, _) = listener.accept().unwrap();
+        (told.try_recv().is_ok(), next)
+    });
+    let since = now();
+    while since.elapsed() < Duration::from_millis(100) {
+        assert!(!next.is_finished(), "the next connection came before the old one was read");
+        thread::yield_now();
+    }
+    done.send(()).unwrap();
+    drop(old);
+    let (in_order, mut next) = next.join().unwrap();
+    assert!(in_order);
+    next.read_to_end(&mut Vec::new()).unwrap();
+    for sending in sent {
+        finish(sending).expect("written");
+    }
+}
+
+#[test]
+fn messages_keep_their_order_when_the_connection_is_replaced() {
+    struct Slow(Arc<(Mutex<Vec<u32>>, Condvar)>);
+    impl MessageHandler for Slow {
+        fn message(&self, msg: Inbound) {
+            // Long enough for another thread to overtake.
+            (0..20).for_each(|_| thread::yield_now());
+            let number = u32::from_be_bytes(msg.message.bytes()[..].try_into().unwrap());
+            self.0.0.lock().unwrap().push(number);
+            self.0.1.notify_all();
+        }
+
+        fn disconnected(&self, _member: &Member) {}
+    }
+    let handled = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+    let mut receiver = TcpReceiver::new(TcpReceiverConfig::default().bind("127.0.0.1:0".parse().unwrap()));
+    let listening = receiver.start(MessageSink::new(Arc::new(Slow(Arc::clone(&handled))))).unwrap();
+    let member = Member::new(listening.address.unwrap()).with_id(UniqueId::for_member(Capabilities::ALL));
+    let node = Node::new(patient().keep_alive_count(Some(3)));
+    for number in 0..600u32 {
+        node.queue(&[&member], [0, 0, 2][number as usize % 3], number.to_be_bytes().to_vec()).on_complete(|outcome| {
+            outcome.expect("it arrives");
+        });
+    }
+    let (handled, changed) = &*handled;
+    let (handled, timeout) =
+        changed.wait_timeout_while(handled.lock().unwrap(), LONG, |handled| handled.len() < 600).expect("no panic");
+    assert!(!timeout.timed_out(), "{} came", handled.len());
+    assert!(handled.iter().copied().eq(0..600), "{handled:?}");
+    assert!(node.sender.stats().connected > 100, "{:?}", node.sender.stats());
+    drop(handled);
 }
 
 #[test]
