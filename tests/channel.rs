@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use tribes::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
 use tribes::membership::memory::Hub;
-use tribes::stack::{Departure, Event, StackBuilder};
+use tribes::stack::{Departure, Event, Outbound, Probe, ProbeRequest, StackBuilder};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
-use tribes::{ChannelBuilder, ChannelError, FaultCause, GroupChannel, Member, Message, Parts, SendOptions, Subscription};
+use tribes::transport::{LinkSink, ProbeDone, Sender};
+use tribes::{
+    ChannelBuilder, ChannelError, FaultCause, GroupChannel, Leg, Member, Message, Parts, SendOptions, Sending, Subscription,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -342,4 +345,54 @@ fn a_multicast_message_reaches_everybody_else() {
     }
     a.stop();
     assert!(heard_a.try_recv().is_err(), "not to its own sender");
+}
+
+/// Keeps legs until a caller that waits does the sender's work.
+#[derive(Default)]
+struct Lazy(Mutex<Vec<Leg>>);
+
+impl Sender for Lazy {
+    fn start(&self, _sink: LinkSink) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn transmit(&self, msg: Outbound) {
+        self.0.lock().unwrap().extend(msg.legs);
+    }
+
+    fn assist(&self, _peers: &[Member], _sending: &Sending) {
+        let legs = std::mem::take(&mut *self.0.lock().unwrap());
+        legs.into_iter().for_each(Leg::delivered);
+    }
+
+    fn probe(&self, _peer: &Member, _request: ProbeRequest, done: ProbeDone) {
+        done(Probe::Alive);
+    }
+
+    fn disconnect(&self, _peer: &Member) {}
+
+    fn stop(&self, _drain: Duration) {
+        self.0.lock().unwrap().clear();
+    }
+}
+
+#[test]
+fn a_listener_may_wait_for_a_callback_that_falls_due_on_its_own_thread() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), builder(&hub).sender(Lazy::default()).start().expect("it starts"));
+    let (outcome, outcomes) = mpsc::channel();
+    let (peer, channel) = (a.local(), b.clone());
+    b.on_message(move |_| {
+        let (called, calls) = mpsc::channel();
+        channel.send_with([peer.clone()], "watched", SendOptions::ACK).on_complete(move |_| {
+            let _ = called.send(());
+        });
+        // While it waits for its own, it settles the other as well.
+        channel.send([peer.clone()], "awaited", SendOptions::ACK).expect("delivered");
+        outcome.send(calls.recv_timeout(Duration::from_secs(2))).expect("the test waits");
+    })
+    .forever();
+    a.send([b.local()], "go", SendOptions::NONE).expect("sent");
+    outcomes.recv_timeout(DEADLINE).expect("the listener runs").expect("the callback ran before the listener returned");
+    b.stop();
 }

@@ -301,6 +301,13 @@ impl Core {
     /// Enters the stack, routes what comes out while it is locked, so that order is kept, and then does what may take its time.
     /// `own` is the message whose sender waits on this very thread.
     fn enter(&self, entrance: Entrance, own: Option<UniqueId>, enter: impl FnOnce(&mut Stack)) {
+        let after = self.enter_locked(own, enter);
+        self.finish(entrance, after);
+    }
+
+    /// The part of [`enter`](Self::enter) under the lock. Callbacks that fall due there run at its end: not later, because listeners,
+    /// which come next, may wait for them.
+    fn enter_locked(&self, own: Option<UniqueId>, enter: impl FnOnce(&mut Stack)) -> After {
         let _defer = DeferCallbacks::new();
         let mut after = After::default();
         let mut guarded = self.lock_stack();
@@ -321,7 +328,7 @@ impl Core {
             self.inbox.wake_at(at);
         }
         drop(guarded);
-        self.finish(entrance, after);
+        after
     }
 
     /// Runs with the stack locked.
