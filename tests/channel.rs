@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tribes::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
 use tribes::membership::memory::Hub;
-use tribes::stack::{Departure, Event, Outbound, Probe, ProbeRequest, StackBuilder};
+use tribes::stack::{Context, Departure, Event, Interceptor, Outbound, Probe, ProbeRequest, StackBuilder};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 use tribes::transport::{LinkSink, ProbeDone, Sender};
 use tribes::{
@@ -357,11 +357,11 @@ impl Sender for Lazy {
     }
 
     fn transmit(&self, msg: Outbound) {
-        self.0.lock().unwrap().extend(msg.legs);
+        self.0.lock().expect("no panic").extend(msg.legs);
     }
 
     fn assist(&self, _peers: &[Member], _sending: &Sending) {
-        let legs = std::mem::take(&mut *self.0.lock().unwrap());
+        let legs = std::mem::take(&mut *self.0.lock().expect("no panic"));
         legs.into_iter().for_each(Leg::delivered);
     }
 
@@ -372,7 +372,7 @@ impl Sender for Lazy {
     fn disconnect(&self, _peer: &Member) {}
 
     fn stop(&self, _drain: Duration) {
-        self.0.lock().unwrap().clear();
+        self.0.lock().expect("no panic").clear();
     }
 }
 
@@ -395,4 +395,27 @@ fn a_listener_may_wait_for_a_callback_that_falls_due_on_its_own_thread() {
     a.send([b.local()], "go", SendOptions::NONE).expect("sent");
     outcomes.recv_timeout(DEADLINE).expect("the listener runs").expect("the callback ran before the listener returned");
     b.stop();
+}
+
+/// A layer that panics at the first event it sees.
+struct Fragile(bool);
+
+impl Interceptor for Fragile {
+    fn name(&self) -> &'static str {
+        "Fragile"
+    }
+
+    fn event(&mut self, cx: &mut Context<'_>, event: Event) {
+        assert!(std::mem::replace(&mut self.0, true), "as the test wants");
+        cx.emit(event);
+    }
+}
+
+#[test]
+fn a_layer_that_panics_at_an_event_does_not_end_the_timers() {
+    let hub = Hub::new();
+    let a = builder(&hub).stack(StackBuilder::new().push(Fragile(false))).start().expect("it starts");
+    let _lost = start(&hub);
+    let seen = start(&hub);
+    wait_for_view(&a, &[&seen]);
 }

@@ -1,6 +1,7 @@
 //! The thread that keeps a channel's time: it runs the stack's timers, the heartbeat, and whatever transports and memberships
 //! report, which therefore never enter the stack on their own threads.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,8 +38,13 @@ impl Inbox {
     pub(super) fn post(&self, report: Report) {
         let mut state = self.lock();
         // A suspicion that is already waiting says all that another would.
-        let repeated = |waiting: &Report| matches!((waiting, &report), (Report::Event(Event::Suspect(a)), Report::Event(Event::Suspect(b))) if a == b);
-        if !state.stopped && !state.reports.iter().any(repeated) {
+        let repeated = match &report {
+            Report::Event(Event::Suspect(member)) => {
+                state.reports.iter().any(|waiting| matches!(waiting, Report::Event(Event::Suspect(other)) if other == member))
+            }
+            _ => false,
+        };
+        if !state.stopped && !repeated {
             state.reports.push(report);
             self.changed.notify_one();
         }
@@ -91,14 +97,21 @@ fn run(core: &Weak<Core>, inbox: &Inbox, interval: Duration) {
         drop(state);
         let Some(core) = core.upgrade() else { return };
         for report in reports {
-            core.handle_report(report);
+            guarded(|| core.handle_report(report));
         }
         if timeout {
-            core.handle_timeout();
+            guarded(|| core.handle_timeout());
         }
         if due(heartbeat) {
-            core.handle_heartbeat();
             heartbeat = now + interval;
+            guarded(|| core.handle_heartbeat());
         }
+    }
+}
+
+/// A layer of the application's own may panic: time must not stand still for the others.
+fn guarded(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        log::error!("a layer of the stack panicked");
     }
 }
