@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tribes::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
 use tribes::membership::memory::Hub;
-use tribes::stack::{Context, Departure, Event, Interceptor, Outbound, Probe, ProbeRequest, StackBuilder};
+use tribes::stack::{Context, Departure, Event, Inbound, Interceptor, Outbound, Probe, ProbeRequest, StackBuilder};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 use tribes::transport::{LinkSink, ProbeDone, Sender};
 use tribes::{
@@ -418,4 +418,25 @@ fn a_layer_that_panics_at_an_event_does_not_end_the_timers() {
     let _lost = start(&hub);
     let seen = start(&hub);
     wait_for_view(&a, &[&seen]);
+}
+
+/// A layer that panics at every message it receives.
+struct Allergic;
+
+impl Interceptor for Allergic {
+    fn name(&self) -> &'static str {
+        "Allergic"
+    }
+
+    fn inbound(&mut self, _cx: &mut Context<'_>, _msg: Inbound) {
+        panic!("as the test wants");
+    }
+}
+
+#[test]
+fn a_message_at_which_a_layer_panics_is_not_acknowledged_as_processed() {
+    let hub = Hub::new();
+    let (a, b) = (start(&hub), builder(&hub).stack(StackBuilder::new().push(Allergic)).start().expect("it starts"));
+    let error = a.send([b.local()], "x", SendOptions::SYNC_ACK).expect_err("nobody processed it");
+    assert!(matches!(error.faults[..], [_]), "{error}");
 }

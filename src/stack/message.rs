@@ -62,7 +62,7 @@ impl Inbound {
 }
 
 /// The answer that a sender waits for, when it asked for one. Dropping it accepts the message, as Tribes acknowledges what an
-/// interceptor swallowed.
+/// interceptor swallowed; dropped by a panic, it rejects it.
 #[must_use = "dropping a reply accepts the message"]
 pub struct Reply(Option<(Arc<dyn Answer>, u64)>);
 
@@ -106,7 +106,8 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if let Some((to, token)) = self.0.take() {
-            to.answer(token, true);
+            // Dropped because a layer panicked, the message was not handled.
+            to.answer(token, !std::thread::panicking());
         }
     }
 }
