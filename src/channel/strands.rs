@@ -26,6 +26,8 @@ pub(super) struct Strand {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Inbound>,
+    /// The bodies in the queue.
+    bytes: usize,
     running: bool,
     waiting: bool,
 }
@@ -34,6 +36,8 @@ struct State {
 const MAX_IDLE: usize = 1024;
 /// A receiving thread waits while its sender's queue, which another thread runs, is longer than this: TCP then slows the sender.
 const MAX_QUEUE: usize = 1024;
+/// The same in bytes of bodies: no bound on half-received messages covers those that are here.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Messages that were queued, and what the thread that did so must do about them once it holds no lock.
 #[derive(Debug)]
@@ -53,9 +57,9 @@ impl Strands {
             let sender = first.message.sender().id();
             let strand = self.of(sender);
             let mut state = strand.lock();
-            state.queue.push_back(first);
+            state.push(first);
             while let Some(next) = messages.next_if(|next| next.message.sender().id() == sender) {
-                state.queue.push_back(next);
+                state.push(next);
             }
             let running = std::mem::replace(&mut state.running, true);
             drop(state);
@@ -83,6 +87,7 @@ impl Strand {
         loop {
             let mut state = self.lock();
             std::mem::swap(&mut state.queue, &mut batch);
+            state.bytes = 0;
             if batch.is_empty() {
                 state.running = false;
                 if state.queue.capacity() > MAX_QUEUE {
@@ -101,7 +106,7 @@ impl Strand {
     /// Blocks while the queue is too long.
     pub(super) fn wait_for_room(&self) {
         let mut state = self.lock();
-        while state.running && state.queue.len() >= MAX_QUEUE {
+        while state.running && state.is_full() {
             state.waiting = true;
             state = self.shorter.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -109,6 +114,17 @@ impl Strand {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, msg: Inbound) {
+        self.bytes += msg.message.body().len();
+        self.queue.push_back(msg);
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.len() >= MAX_QUEUE || self.bytes >= MAX_BYTES
     }
 }
 
@@ -147,6 +163,24 @@ mod tests {
         });
         assert_eq!(handled, [0, 1, 2, 3]);
         assert!(matches!(push(&strands, message(&sender, 9)), Queued::Idle(_)));
+    }
+
+    #[test]
+    fn a_queue_is_full_by_the_bytes_in_it_as_well() {
+        let strands = Strands::default();
+        let sender = Member::new(([127, 0, 0, 1], 1).into());
+        let Queued::Idle(strand) = push(&strands, message(&sender, 0)) else { panic!("nobody runs it yet") };
+        let large = |size| {
+            let body = Body::from(vec![0; size]);
+            let message = Message::from_parts(UniqueId::from_bytes([1; 16]), SendOptions::NONE, 0, sender.clone(), body);
+            Inbound::new(message, Reply::none())
+        };
+        assert!(matches!(push(&strands, large(MAX_BYTES - 2)), Queued::Running(_)));
+        assert!(!strand.lock().is_full());
+        assert!(matches!(push(&strands, large(1)), Queued::Running(_)));
+        assert!(strand.lock().is_full());
+        strand.run(drop);
+        assert!(!strand.lock().is_full());
     }
 
     #[test]
