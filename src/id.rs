@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// let id = UniqueId::from_bytes([0xab; 16]);
 /// assert_eq!(id.to_string(), "abababababababababababababababab");
 /// ```
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct UniqueId([u8; 16]);
 
 /// First two bytes of a Rust member's id. A Tribes id is a version-4 UUID, so it can never carry version 8 as well.

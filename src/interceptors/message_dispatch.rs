@@ -180,9 +180,9 @@ impl Queue {
     }
 
     /// Each leg by itself; a wait has one end for all.
-    fn enter_each(&self, len: usize, legs: Vec<Leg>, timeout: Duration) -> Vec<Leg> {
+    fn enter_each(&self, len: usize, mut legs: Vec<Leg>, timeout: Duration) -> Vec<Leg> {
         let mut waiting_since = None;
-        let take = |mut leg: Leg| {
+        let mut finds_no_room = |leg: &mut Leg| {
             let id = leg.member().id();
             let permit = self.budget.try_take(id, len).or_else(|| {
                 if timeout.is_zero() {
@@ -191,14 +191,10 @@ impl Queue {
                 let since = *waiting_since.get_or_insert_with(clock::now);
                 self.budget.take(id, len, clock::left(since, timeout))
             });
-            let Some(permit) = permit else {
-                self.refuse(leg);
-                return None;
-            };
-            leg.hold(permit);
-            Some(leg)
+            permit.map(|permit| leg.hold(permit)).is_none()
         };
-        legs.into_iter().filter_map(take).collect()
+        legs.extract_if(.., |leg| finds_no_room(leg)).for_each(|leg| self.refuse(leg));
+        legs
     }
 
     /// All legs or none.

@@ -3,6 +3,8 @@
 //! A message cannot be lost silently. Its legs travel with it through the stack and the transport; each ends in
 //! [`delivered`](Leg::delivered) or [`fail`](Leg::fail), and a leg that is merely dropped reports [`FaultCause::Dropped`].
 
+mod pool;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
@@ -84,6 +86,7 @@ impl Leg {
         self.permit = None;
         if let Some(shared) = self.shared.take() {
             shared.settle(fault.map(|cause| Fault { member: self.member.clone(), cause }));
+            pool::give(shared);
         }
     }
 }
@@ -112,9 +115,12 @@ pub struct Sending {
 /// What a callback gets.
 type Callback = Box<dyn FnOnce(Result<Receipt, SendError>) + Send>;
 
+#[derive(Default)]
 struct Shared {
     id: UniqueId,
+    /// How many destinations the message has; written before any leg is handed out.
     destinations: AtomicUsize,
+    /// Legs that are not settled.
     pending: AtomicUsize,
     done: AtomicBool,
     state: Mutex<State>,
@@ -134,14 +140,8 @@ struct State {
 impl Sending {
     /// A handle and the legs of a message with this id to these members. Sends to no member complete at once.
     pub fn new(id: UniqueId, members: impl IntoIterator<Item = Member>) -> (Self, Vec<Leg>) {
-        let shared = Arc::new(Shared {
-            id,
-            destinations: AtomicUsize::new(0),
-            pending: AtomicUsize::new(0),
-            done: AtomicBool::new(false),
-            state: Mutex::default(),
-            settled: Condvar::new(),
-        });
+        let mut shared = pool::take();
+        Arc::get_mut(&mut shared).expect("the pool keeps what nobody else holds").id = id;
         let legs: Vec<_> =
             members.into_iter().map(|member| Leg { member, shared: Some(Arc::clone(&shared)), permit: None }).collect();
         // No leg is settled before it is handed out below.
@@ -280,6 +280,15 @@ impl fmt::Debug for Sending {
 }
 
 impl Shared {
+    /// Back to the first state.
+    fn reset(&mut self) {
+        *self.destinations.get_mut() = 0;
+        *self.pending.get_mut() = 0;
+        *self.done.get_mut() = false;
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *state = State::default();
+    }
+
     fn settle(&self, fault: Option<Fault>) {
         if let Some(fault) = fault {
             self.lock().faults.push(fault);
