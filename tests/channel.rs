@@ -440,3 +440,23 @@ fn a_message_at_which_a_layer_panics_is_not_acknowledged_as_processed() {
     let error = a.send([b.local()], "x", SendOptions::SYNC_ACK).expect_err("nobody processed it");
     assert!(matches!(error.faults[..], [_]), "{error}");
 }
+
+#[test]
+fn two_channels_of_a_process_may_broadcast_to_each_other_at_the_same_time() {
+    let hub = Hub::new();
+    let channels = [start(&hub), start(&hub)];
+    let (done, all_done) = mpsc::channel();
+    for channel in channels.clone() {
+        let done = done.clone();
+        // Not scoped: a deadlock must fail the test, not hang it.
+        thread::spawn(move || {
+            for _ in 0..2000 {
+                channel.send([], "to all", SendOptions::MULTICAST).expect("the group is there");
+            }
+            done.send(()).expect("the test waits");
+        });
+    }
+    for _ in &channels {
+        all_done.recv_timeout(DEADLINE).expect("neither waits for the other's stack");
+    }
+}

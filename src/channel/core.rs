@@ -487,7 +487,11 @@ impl MemberHandler for MemberFeed {
             match message {
                 Ok(message) if *message.sender() == local => {}
                 Ok(_) if core.courier.backlog() >= MAX_BROADCASTS => core.drop_broadcast(),
-                Ok(message) => core.broadcast(message),
+                Ok(message) => {
+                    // Not on this thread: a membership in memory comes here from the stack of the channel that sends.
+                    let receiver = Arc::clone(&core);
+                    core.courier.post(move || receiver.broadcast(message));
+                }
                 Err(_) => return core.drop_broadcast(),
             }
         }
