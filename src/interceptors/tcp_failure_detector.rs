@@ -97,8 +97,8 @@ impl TcpFailureDetector {
     /// How long a silent member that answers is probed every second; afterwards every ten seconds. `None` is for ever.
     /// Default: 300 s.
     #[must_use]
-    pub fn remove_suspects_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.settings.remove_suspects_timeout = timeout;
+    pub fn remove_suspects_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.remove_suspects_timeout = timeout.into();
         self
     }
 

@@ -76,15 +76,15 @@ impl BlockingSenderConfig {
         self
     }
 
-    /// How much may be queued for one destination; 256 MiB and 65 536 messages unless set. What is above fails with
-    /// [`FaultCause::QueueFull`].
-    pub fn queue(mut self, bytes: usize, messages: usize) -> Self {
-        self.max_queued_bytes = bytes;
+    /// How many messages, and of how many bytes in all, may be queued for one destination; 65 536 and 256 MiB unless set. What is
+    /// above fails with [`FaultCause::QueueFull`].
+    pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         self.max_queued_messages = messages;
+        self.max_queued_bytes = bytes;
         self
     }
 
-    /// The largest body that is sent, in bytes; 256 MiB unless set.
+    /// The largest body that is sent, in bytes of body alone; 256 MiB unless set.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes.min(Message::MAX_BODY);
         self

@@ -263,7 +263,7 @@ fn an_idle_destination_costs_nothing() {
 
 #[test]
 fn bounds_are_kept_per_destination() {
-    let (sender, _lost) = sender(BlockingSenderConfig::default().timeout(PATIENCE).queue(1 << 20, 2).max_message(5));
+    let (sender, _lost) = sender(BlockingSenderConfig::default().timeout(PATIENCE).queue(2, 1 << 20).max_message(5));
     let ((_first, mute), (_second, other)) = (peer(), peer());
     let stuck = [begin(&sender, &mute, 2), begin(&sender, &mute, 2)];
     assert!(matches!(outcome(begin(&sender, &mute, 2)), Err(FaultCause::QueueFull)));

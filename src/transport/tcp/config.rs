@@ -28,10 +28,10 @@ pub struct TcpSenderConfig {
     pub(super) idle_timeout: Duration,
     pub(super) max_probes: usize,
     pub(super) tcp_nodelay: bool,
-    pub(super) so_keep_alive: bool,
+    pub(super) so_keep_alive: Option<Duration>,
     pub(super) so_linger: Option<Duration>,
-    pub(super) rx_buffer: Option<usize>,
-    pub(super) tx_buffer: Option<usize>,
+    pub(super) receive_buffer: Option<usize>,
+    pub(super) send_buffer: Option<usize>,
     pub(super) local_address: Option<IpAddr>,
 }
 
@@ -51,10 +51,10 @@ impl Default for TcpSenderConfig {
             idle_timeout: Duration::from_secs(60),
             max_probes: 64,
             tcp_nodelay: true,
-            so_keep_alive: false,
+            so_keep_alive: None,
             so_linger: None,
-            rx_buffer: None,
-            tx_buffer: None,
+            receive_buffer: None,
+            send_buffer: None,
             local_address: None,
         }
     }
@@ -109,7 +109,8 @@ impl TcpSenderConfig {
         self
     }
 
-    /// The largest body that is sent, in bytes; larger ones fail with [`TooLarge`](crate::FaultCause::TooLarge). Default 256 MiB,
+    /// The largest body that is sent, in bytes of body alone; a receiver's
+    /// [`max_frame`](super::TcpReceiverConfig::max_frame) counts the head of some hundred bytes as well. Larger ones fail with [`TooLarge`](crate::FaultCause::TooLarge). Default 256 MiB,
     /// at most [`Message::MAX_BODY`].
     #[must_use]
     pub fn max_message(mut self, bytes: usize) -> Self {
@@ -126,15 +127,15 @@ impl TcpSenderConfig {
 
     /// Closes a connection after this many messages; the next message opens another. Default: never.
     #[must_use]
-    pub fn keep_alive_count(mut self, messages: Option<u64>) -> Self {
-        self.keep_alive_count = messages;
+    pub fn keep_alive_count(mut self, messages: impl Into<Option<u64>>) -> Self {
+        self.keep_alive_count = messages.into();
         self
     }
 
     /// Closes a connection that is this old, once nothing is on its way. Default: never.
     #[must_use]
-    pub fn keep_alive_time(mut self, age: Option<Duration>) -> Self {
-        self.keep_alive_time = age;
+    pub fn keep_alive_time(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.keep_alive_time = age.into();
         self
     }
 
@@ -159,38 +160,39 @@ impl TcpSenderConfig {
         self
     }
 
-    /// Whether the operating system probes idle connections (`SO_KEEPALIVE`). Default false.
+    /// After how much silence the operating system probes whether the peer is there, at least a second (`SO_KEEPALIVE`). Default:
+    /// never.
     #[must_use]
-    pub fn so_keep_alive(mut self, on: bool) -> Self {
-        self.so_keep_alive = on;
+    pub fn so_keep_alive(mut self, idle: impl Into<Option<Duration>>) -> Self {
+        self.so_keep_alive = idle.into();
         self
     }
 
     /// How long the operating system keeps trying to send after a close (`SO_LINGER`). Default: its own.
     #[must_use]
-    pub fn so_linger(mut self, linger: Option<Duration>) -> Self {
-        self.so_linger = linger;
+    pub fn so_linger(mut self, linger: impl Into<Option<Duration>>) -> Self {
+        self.so_linger = linger.into();
         self
     }
 
-    /// The socket's receive buffer in bytes. Default: the operating system's, which grows on demand and is hard to beat.
+    /// The socket's receive buffer in bytes (`SO_RCVBUF`); it holds acknowledgements only. Default: the operating system's.
     #[must_use]
-    pub fn rx_buffer_size(mut self, bytes: Option<usize>) -> Self {
-        self.rx_buffer = bytes;
+    pub fn receive_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.receive_buffer = bytes.into();
         self
     }
 
-    /// The socket's send buffer in bytes. Default: the operating system's, which grows on demand and is hard to beat.
+    /// The socket's send buffer in bytes (`SO_SNDBUF`). Default: the operating system's, which grows on demand and is hard to beat.
     #[must_use]
-    pub fn tx_buffer_size(mut self, bytes: Option<usize>) -> Self {
-        self.tx_buffer = bytes;
+    pub fn send_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.send_buffer = bytes.into();
         self
     }
 
     /// The local address that connections come from, to pick an interface. Default: the operating system chooses.
     #[must_use]
-    pub fn local_address(mut self, address: Option<IpAddr>) -> Self {
-        self.local_address = address;
+    pub fn local_address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.local_address = address.into();
         self
     }
 }

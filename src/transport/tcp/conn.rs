@@ -10,7 +10,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::acks::AckBuffer;
 use super::config::TcpSenderConfig;
@@ -54,14 +54,16 @@ pub(super) fn open(address: SocketAddr, config: &TcpSenderConfig) -> io::Result<
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(config.tcp_nodelay)?;
-    socket.set_keepalive(config.so_keep_alive)?;
+    if let Some(idle) = config.so_keep_alive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle.max(Duration::from_secs(1))))?;
+    }
     if let Some(linger) = config.so_linger {
         socket.set_linger(Some(linger))?;
     }
-    if let Some(bytes) = config.rx_buffer {
+    if let Some(bytes) = config.receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
-    if let Some(bytes) = config.tx_buffer {
+    if let Some(bytes) = config.send_buffer {
         socket.set_send_buffer_size(bytes)?;
     }
     if let Some(local) = config.local_address {

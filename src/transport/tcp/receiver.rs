@@ -107,8 +107,8 @@ impl Drop for TcpReceiver {
 /// | [`stall_timeout`](Self::stall_timeout) | 30 s | none |
 /// | [`idle_timeout`](Self::idle_timeout) | none | none |
 /// | [`receive_buffer`](Self::receive_buffer), [`send_buffer`](Self::send_buffer) | the system's | `rxBufSize` 65536, `txBufSize` 25188 |
-/// | [`nodelay`](Self::nodelay) | on | `tcpNoDelay` |
-/// | [`keepalive`](Self::keepalive) | off | `soKeepAlive` |
+/// | [`tcp_nodelay`](Self::tcp_nodelay) | on | `tcpNoDelay` |
+/// | [`so_keep_alive`](Self::so_keep_alive) | off | `soKeepAlive` |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TcpReceiverConfig {
@@ -123,8 +123,8 @@ pub struct TcpReceiverConfig {
     idle_timeout: Option<Duration>,
     receive_buffer: Option<usize>,
     send_buffer: Option<usize>,
-    nodelay: bool,
-    keepalive: Option<Duration>,
+    tcp_nodelay: bool,
+    so_keep_alive: Option<Duration>,
 }
 
 impl Default for TcpReceiverConfig {
@@ -141,8 +141,8 @@ impl Default for TcpReceiverConfig {
             idle_timeout: None,
             receive_buffer: None,
             send_buffer: None,
-            nodelay: true,
-            keepalive: None,
+            tcp_nodelay: true,
+            so_keep_alive: None,
         }
     }
 }
@@ -212,27 +212,27 @@ impl TcpReceiverConfig {
         self
     }
 
-    /// The socket's receive buffer, in bytes; `None` leaves it to the system, which adapts it to the traffic.
+    /// The sockets' receive buffer, in bytes (`SO_RCVBUF`); `None` leaves it to the system, which adapts it to the traffic.
     pub fn receive_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.receive_buffer = bytes.into();
         self
     }
 
-    /// The socket's send buffer, in bytes; it holds acknowledgements only. `None` leaves it to the system.
+    /// The sockets' send buffer, in bytes (`SO_SNDBUF`); it holds acknowledgements only. `None` leaves it to the system.
     pub fn send_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.send_buffer = bytes.into();
         self
     }
 
     /// Whether acknowledgements leave at once (`TCP_NODELAY`).
-    pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.nodelay = nodelay;
+    pub fn tcp_nodelay(mut self, on: bool) -> Self {
+        self.tcp_nodelay = on;
         self
     }
 
-    /// After how much silence the system probes whether the peer is there, at least a second; `None`: never.
-    pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> Self {
-        self.keepalive = idle.into();
+    /// After how much silence the system probes whether the peer is there, at least a second (`SO_KEEPALIVE`); `None`: never.
+    pub fn so_keep_alive(mut self, idle: impl Into<Option<Duration>>) -> Self {
+        self.so_keep_alive = idle.into();
         self
     }
 }

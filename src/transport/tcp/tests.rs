@@ -532,7 +532,7 @@ fn disconnect_fails_what_is_owed_and_a_later_send_connects_again() {
 #[test]
 fn connections_are_closed_after_so_many_messages_or_so_long() {
     let server = Server::new(|_, _| Does::Answer);
-    let node = Node::new(patient().keep_alive_count(Some(10)));
+    let node = Node::new(patient().keep_alive_count(10));
     for count in 0..40 {
         assert!(node.call(&[&server.member], count % 2 * 2, "hello").is_ok());
     }
@@ -540,7 +540,7 @@ fn connections_are_closed_after_so_many_messages_or_so_long() {
     for connection in 0..4 {
         assert_eq!(seen.iter().filter(|seen| seen.connection == connection).count(), 10);
     }
-    for config in [patient().idle_timeout(Duration::ZERO), patient().keep_alive_time(Some(Duration::ZERO))] {
+    for config in [patient().idle_timeout(Duration::ZERO), patient().keep_alive_time(Duration::ZERO)] {
         let node = Node::new(config);
         assert!(node.call(&[&server.member], 2, "hello").is_ok());
         let begin = now();

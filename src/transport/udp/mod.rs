@@ -52,8 +52,8 @@ pub struct UdpConfig {
     host: IpAddr,
     port: u16,
     auto_bind: u16,
-    receive_buffer: usize,
-    send_buffer: usize,
+    receive_buffer: Option<usize>,
+    send_buffer: Option<usize>,
     ack_timeout: Duration,
     in_flight: usize,
     max_queued_bytes: usize,
@@ -66,8 +66,8 @@ impl Default for UdpConfig {
             host: Ipv4Addr::UNSPECIFIED.into(),
             port: 4001,
             auto_bind: 100,
-            receive_buffer: 1 << 20,
-            send_buffer: 1 << 18,
+            receive_buffer: Some(1 << 20),
+            send_buffer: Some(1 << 18),
             ack_timeout: Duration::from_secs(3),
             in_flight: 8,
             max_queued_bytes: 16 << 20,
@@ -99,17 +99,18 @@ impl UdpConfig {
         self
     }
 
-    /// The socket's buffer for what comes in, in bytes, as far as the system allows; 1 MiB unless set. (Tribes: `udpRxBufSize`)
+    /// The socket's receive buffer, in bytes (`SO_RCVBUF`), as far as the system allows; 1 MiB unless set, `None` leaves it to the
+    /// system. (Tribes: `udpRxBufSize`)
     #[must_use]
-    pub fn receive_buffer(mut self, bytes: usize) -> Self {
-        self.receive_buffer = bytes;
+    pub fn receive_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.receive_buffer = bytes.into();
         self
     }
 
-    /// The sockets' buffer for what goes out, in bytes; 256 KiB unless set. (Tribes: `udpTxBufSize`)
+    /// The sockets' send buffer, in bytes (`SO_SNDBUF`); 256 KiB unless set, `None` leaves it to the system. (Tribes: `udpTxBufSize`)
     #[must_use]
-    pub fn send_buffer(mut self, bytes: usize) -> Self {
-        self.send_buffer = bytes;
+    pub fn send_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.send_buffer = bytes.into();
         self
     }
 
@@ -127,12 +128,12 @@ impl UdpConfig {
         self
     }
 
-    /// How much may be waiting or under way to one destination; 16 MiB and 4096 messages unless set. What is above fails with
-    /// [`FaultCause::QueueFull`].
+    /// How many messages, and of how many bytes in all, may be waiting or under way to one destination; 4096 and 16 MiB unless
+    /// set. What is above fails with [`FaultCause::QueueFull`].
     #[must_use]
-    pub fn queue(mut self, bytes: usize, messages: usize) -> Self {
-        self.max_queued_bytes = bytes;
+    pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         self.max_queued_messages = messages;
+        self.max_queued_bytes = bytes;
         self
     }
 }

@@ -97,7 +97,9 @@ fn bind(config: &UdpConfig) -> io::Result<UdpSocket> {
 fn open(config: &UdpConfig, address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
-    if let Err(error) = socket.set_recv_buffer_size(config.receive_buffer) {
+    if let Some(bytes) = config.receive_buffer
+        && let Err(error) = socket.set_recv_buffer_size(bytes)
+    {
         log::warn!("the UDP socket keeps its default receive buffer: {error}");
     }
     socket.bind(&address.into())?;

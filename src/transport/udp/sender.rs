@@ -376,7 +376,9 @@ fn open(config: &UdpConfig, to: SocketAddr) -> io::Result<UdpSocket> {
     let here: SocketAddr = if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
-    if let Err(error) = socket.set_send_buffer_size(config.send_buffer) {
+    if let Some(bytes) = config.send_buffer
+        && let Err(error) = socket.set_send_buffer_size(bytes)
+    {
         log::debug!("a UDP socket keeps its default send buffer: {error}");
     }
     socket.bind(&here.into())?;

@@ -145,7 +145,7 @@ fn a_member_without_a_udp_port_fails_alone() {
 
 #[test]
 fn few_are_under_way_at_once_and_the_rest_wait_their_turn() {
-    let (udp, _) = sender(config().in_flight(2).queue(1 << 20, 4));
+    let (udp, _) = sender(config().in_flight(2).queue(4, 1 << 20));
     let (socket, member) = peer();
     let sendings: Vec<_> = (0..4).map(|_| begin(&udp, &member, 6)).collect();
     assert!(matches!(cause(begin(&udp, &member, 6)), FaultCause::QueueFull));

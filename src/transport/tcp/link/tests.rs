@@ -309,7 +309,7 @@ fn a_message_that_was_sent_before_may_have_arrived_though_nobody_listens_now() {
 
 #[test]
 fn a_connection_retires_after_so_many_messages_when_all_are_answered() {
-    let mut link = Driven::new(&TcpSenderConfig::default().keep_alive_count(Some(2)));
+    let mut link = Driven::new(&TcpSenderConfig::default().keep_alive_count(2));
     let _sendings = link.submit(&[(ACK, 1), (NO_ACK, 2), (ACK, 3)]);
     link.drive(true);
     assert_eq!(link.wire(), [1, 2]);
@@ -339,7 +339,7 @@ fn a_connection_is_closed_when_it_is_old_or_was_idle() {
     link.answer(Answer::Ack);
     assert!(!link.link.review(begin + 122 * SECOND), "used since");
     assert!(link.link.review(begin + 182 * SECOND));
-    let mut link = Driven::new(&TcpSenderConfig::default().keep_alive_time(Some(SECOND)));
+    let mut link = Driven::new(&TcpSenderConfig::default().keep_alive_time(SECOND));
     link.link.review(link.now);
     assert!(!link.link.is_retired());
     link.link.review(link.now + SECOND);

@@ -64,8 +64,8 @@ fn listen_at(config: &TcpReceiverConfig, address: SocketAddr) -> io::Result<TcpL
 
 /// Sets the options of an accepted connection.
 pub(super) fn configure(config: &TcpReceiverConfig, stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(config.nodelay)?;
-    if let Some(idle) = config.keepalive {
+    stream.set_nodelay(config.tcp_nodelay)?;
+    if let Some(idle) = config.so_keep_alive {
         let probes = TcpKeepalive::new().with_time(idle.max(Duration::from_secs(1)));
         SockRef::from(stream).set_tcp_keepalive(&probes)?;
     }
