@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use super::{Shared, lock};
@@ -40,7 +40,8 @@ struct Waiting {
 pub(super) enum Who {
     /// The permit is room in the sender's queue, taken until the leg is settled.
     Leg(Leg, Permit),
-    Probe(crossbeam_channel::Sender<()>),
+    /// Dropped unanswered when no answer can come any more.
+    Probe(mpsc::Sender<()>),
 }
 
 impl Acks {
@@ -76,7 +77,7 @@ impl Acks {
         match waiting.who {
             Who::Leg(leg, _permit) if accepted => leg.delivered(),
             Who::Leg(leg, _permit) => self.fail_quietly(leg, FaultCause::Rejected),
-            Who::Probe(answered) => drop(answered.try_send(())),
+            Who::Probe(answered) => drop(answered.send(())),
         }
         self.wake();
     }
@@ -139,6 +140,11 @@ impl Acks {
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Blocks until [`stop`](Self::stop), or the time is over.
+    pub(super) fn wait_for_stop(&self, timeout: Duration) {
+        drop(self.changed.wait_timeout_while(lock(&self.state), timeout, |state| !state.stopped));
     }
 
     pub(super) fn wake(&self) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -48,9 +48,6 @@ pub struct MemorySender {
 struct Running {
     acks: Arc<Acks>,
     links: HashMap<Member, Arc<Link>>,
-    /// Probes wait on the other end, which fails when this is dropped.
-    _alive: crossbeam_channel::Sender<()>,
-    ended: crossbeam_channel::Receiver<()>,
 }
 
 impl MemorySender {
@@ -115,9 +112,7 @@ impl Sender for MemorySender {
         self.network.timer.start()?;
         let mut running = lock(&self.running);
         if running.is_none() {
-            let (alive, ended) = crossbeam_channel::bounded(0);
-            let acks = Acks::new(sink, &self.network);
-            *running = Some(Running { acks, links: HashMap::new(), _alive: alive, ended });
+            *running = Some(Running { acks: Acks::new(sink, &self.network), links: HashMap::new() });
         }
         Ok(())
     }
@@ -136,12 +131,11 @@ impl Sender for MemorySender {
     }
 
     fn probe(&self, peer: &Member, request: ProbeRequest, done: ProbeDone) {
-        let (acks, ended) = match &*lock(&self.running) {
-            Some(running) => (Arc::clone(&running.acks), running.ended.clone()),
-            None => return done(Probe::Unreachable),
+        let Some(acks) = lock(&self.running).as_ref().map(|running| Arc::clone(&running.acks)) else {
+            return done(Probe::Unreachable);
         };
         let (network, endpoint, peer) = (Arc::clone(&self.network), Arc::clone(&self.endpoint), peer.clone());
-        let probe = move || done(probe(&network, &endpoint, &acks, &ended, &peer, &request));
+        let probe = move || done(probe(&network, &endpoint, &acks, &peer, &request));
         if let Err(error) = thread::Builder::new().name("memory-probe".into()).spawn(probe) {
             // The closure is gone with `done` in it; whoever waits for the outcome learns that it was dropped.
             log::warn!("no thread for a probe: {error}");
@@ -192,33 +186,25 @@ impl Drop for MemorySender {
 }
 
 /// Connects anew, beside the connection that may be there, and closes again.
-fn probe(
-    network: &Arc<Shared>,
-    endpoint: &Endpoint,
-    acks: &Arc<Acks>,
-    ended: &crossbeam_channel::Receiver<()>,
-    peer: &Member,
-    request: &ProbeRequest,
-) -> Probe {
+fn probe(network: &Arc<Shared>, endpoint: &Endpoint, acks: &Arc<Acks>, peer: &Member, request: &ProbeRequest) -> Probe {
     let link = match Link::open(network, endpoint, peer, acks) {
         Ok(link) => link,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Probe::Refused,
         Err(_) => {
-            // Nobody sends on it: it ends early only when the sender stops.
-            let _ = ended.recv_timeout(request.connect_timeout);
+            acks.wait_for_stop(request.connect_timeout);
             return Probe::Unreachable;
         }
     };
-    let outcome = ask(acks, &link, ended, request);
+    let outcome = ask(acks, &link, request);
     link.close();
     outcome
 }
 
-fn ask(acks: &Arc<Acks>, link: &Link, ended: &crossbeam_channel::Receiver<()>, request: &ProbeRequest) -> Probe {
+fn ask(acks: &Arc<Acks>, link: &Link, request: &ProbeRequest) -> Probe {
     if request.frame.is_empty() {
         return Probe::Alive;
     }
-    let (answered, answer) = crossbeam_channel::bounded(1);
+    let (answered, answer) = mpsc::channel();
     let timeout = request.answer_timeout;
     let Some(token) = acks.expect(link.id, timeout, FaultCause::Timeout(timeout), Who::Probe(answered)) else {
         return Probe::Unreachable;
@@ -230,12 +216,10 @@ fn ask(acks: &Arc<Acks>, link: &Link, ended: &crossbeam_channel::Receiver<()>, r
         acks.forget(token);
         return Probe::Alive;
     }
-    crossbeam_channel::select! {
-        recv(answer) -> answer => match answer {
-            Ok(()) => Probe::Alive,
-            Err(_) if link.is_closed() => Probe::Refused,
-            Err(_) => Probe::Unreachable,
-        },
-        recv(ended) -> _ => Probe::Unreachable,
+    // A time-out, the end of the link and the end of the sender all drop the other end.
+    match answer.recv() {
+        Ok(()) => Probe::Alive,
+        Err(_) if link.is_closed() => Probe::Refused,
+        Err(_) => Probe::Unreachable,
     }
 }
