@@ -13,6 +13,26 @@ use crate::stack::Event;
 ///
 /// Closures are listeners too: see [`GroupChannel::on_message`](crate::GroupChannel::on_message). Listeners run on receiving threads: messages of one sender one after
 /// another, of different senders in parallel. They may block, and may send; a listener that blocks holds up its sender's messages only.
+///
+/// ```
+/// use tribes::{GroupChannel, ListenerError, Message, MessageListener};
+///
+/// struct Orders;
+///
+/// impl MessageListener for Orders {
+///     fn accept(&self, message: &Message) -> bool {
+///         message.bytes().starts_with(b"order ")
+///     }
+///
+///     fn message(&self, message: &Message) -> Result<(), ListenerError> {
+///         let number: u32 = std::str::from_utf8(&message.bytes()[6..])?.parse()?; // or the sender is told that it failed
+///         println!("order {number}");
+///         Ok(())
+///     }
+/// }
+///
+/// let builder = GroupChannel::builder().subscribe(Orders);
+/// ```
 pub trait MessageListener: Send + Sync {
     /// Whether this listener wants the message. Tribes behaviour: `ChannelListener.accept`.
     fn accept(&self, _message: &Message) -> bool {

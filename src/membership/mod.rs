@@ -24,7 +24,7 @@ use crate::stack::{Departure, Event};
 
 /// Finds the members of the group and pushes what it learns into a [`MemberSink`].
 pub trait Membership: Send {
-    /// Starts to listen and, unless `observe` is set, to announce the local member. Returns when it does.
+    /// Starts to listen and, in [`Mode::Full`], to announce the local member. Returns when it does.
     ///
     /// # Errors
     ///

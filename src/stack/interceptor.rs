@@ -22,7 +22,31 @@ use crate::options::SendOptions;
 /// neighbours, never blocks and is never re-entered: it has `&mut self`, and the methods of its [`Context`] only enqueue effects.
 /// It owns no thread and reads no clock; [`Context::now`] and [`Context::wake_at`] give it time.
 ///
-/// `examples/custom_interceptor.rs` shows one in under 25 lines.
+/// A layer that drops messages above a size; their senders learn that they were rejected:
+///
+/// ```
+/// use tribes::stack::{Context, Inbound, Interceptor, StackBuilder};
+///
+/// struct AtMost(usize);
+///
+/// impl Interceptor for AtMost {
+///     fn name(&self) -> &'static str {
+///         "AtMost"
+///     }
+///
+///     fn inbound(&mut self, cx: &mut Context<'_>, msg: Inbound) {
+///         if msg.message.body().len() > self.0 {
+///             return msg.reply.reject();
+///         }
+///         cx.deliver(msg);
+///     }
+/// }
+///
+/// let stack = StackBuilder::new().push(AtMost(1 << 20));
+/// ```
+///
+/// `examples/custom_interceptor.rs` shows one that works in both directions, in a group;
+/// `tribes::testing` has a suite that any layer can run.
 pub trait Interceptor: Send {
     /// A name that is unique in its stack, for errors and logs.
     fn name(&self) -> &'static str;

@@ -8,7 +8,7 @@
 //! | [`memory`] | within a process, with seeded faults |
 //!
 //! An implementation owns its threads and pushes into a sink; no type of an event loop is part of the seam.
-//! [`crate::testing`] has a conformance suite that any implementation can run.
+//! `tribes::testing` has a conformance suite that any implementation can run.
 
 pub mod blocking;
 pub(crate) mod duplicates;

@@ -53,6 +53,20 @@ const MAX_DATAGRAM: usize = 65_507;
 /// again, and the members of the roster expire meanwhile as they would.
 ///
 /// Events are pushed from one thread, `tribes-multicast`.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tribes::GroupChannel;
+/// use tribes::membership::multicast::{Multicast, MulticastConfig};
+///
+/// // A group of its own, on the network of this address, that gives a silent member five seconds.
+/// let config = MulticastConfig::default()
+///     .group("228.0.0.5:45564".parse()?)
+///     .interface(std::net::Ipv4Addr::new(10, 0, 0, 7))
+///     .drop_time(Duration::from_secs(5));
+/// let channel = GroupChannel::builder().membership(Multicast::new(config)).start()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Multicast {
     config: MulticastConfig,

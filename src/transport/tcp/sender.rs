@@ -33,6 +33,16 @@ use crate::transport::{LinkSink, ProbeDone, Sender, SenderStats};
 ///
 /// Tribes behaviour: its `PooledParallelSender` opens one connection per concurrent caller and destination, sends again without
 /// keeping order, and closes healthy connections along with a faulty one.
+///
+/// ```
+/// use std::time::Duration;
+/// use tribes::GroupChannel;
+/// use tribes::transport::tcp::{TcpSender, TcpSenderConfig};
+///
+/// // Gives a silent destination one second, and queues at most 16 MiB for it.
+/// let config = TcpSenderConfig::default().timeout(Duration::from_secs(1)).queue(10_000, 16 << 20);
+/// let builder = GroupChannel::builder().sender(TcpSender::new(config));
+/// ```
 pub struct TcpSender {
     config: TcpSenderConfig,
     core: OnceLock<Arc<Core>>,
