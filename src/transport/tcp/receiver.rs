@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `crew` | the threads, and how they share the connections |
+//! | `crew/door` | how connections come and go |
 //! | `connection` | one turn with a connection |
 //! | `intake` | bytes in, messages out; no I/O |
 //! | `answers` | acknowledgements, in the order of frames |

@@ -12,6 +12,8 @@
 //! are as many threads as may be; those beyond the first two leave when they have long had nothing to do. With no traffic everybody sleeps, without
 //! a timer.
 
+mod door;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -21,12 +23,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::answers::Answers;
 use super::connection::{Bench, Connection, Ending, Next, Signals};
-use super::intake::{Intake, Refusal};
 use super::memory::Memory;
 use super::{TcpReceiverConfig, bind};
 use crate::clock;
@@ -45,8 +46,6 @@ const LOOK: Duration = Duration::from_millis(5);
 const QUIET_LOOKS: u32 = 4;
 /// How long a thread beyond the resident ones stands by before it leaves.
 const LINGER: Duration = Duration::from_secs(10);
-/// Connections accepted before others get their turn.
-const ACCEPT_BURST: usize = 64;
 /// How soon accepting is tried again when the process has no descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 /// How long `stop` waits for listeners to return.
@@ -413,124 +412,6 @@ impl Crew {
             }
         }
         desk
-    }
-
-    fn close(&self, token: usize, connection: Connection, ending: Ending) {
-        let count = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
-        let mut desk = self.lock();
-        desk.links.remove(&token);
-        if desk.accept_again.take().is_some() {
-            desk.notice(LISTENER, false);
-        }
-        let peer = connection.peer();
-        let reason = match ending {
-            Ending::Ended | Ending::Stopped => None,
-            Ending::Refused(Refusal::Malformed(error)) => {
-                count(&self.counts.malformed);
-                Some(error.to_string())
-            }
-            Ending::Refused(Refusal::Exhausted) => {
-                count(&self.counts.limited);
-                Some(format!("half-received messages take more than {} bytes in all", self.config.max_buffered))
-            }
-            Ending::Unread => {
-                count(&self.counts.limited);
-                Some("it does not read its acknowledgements".to_owned())
-            }
-            Ending::TimedOut => {
-                count(&self.counts.limited);
-                Some("it was silent for too long".to_owned())
-            }
-        };
-        if let Some(reason) = reason
-            && desk.may_warn(clock::now())
-        {
-            log::warn!(target: "tribes::tcp", "closed the connection from {peer}: {reason}");
-        }
-        drop(desk);
-        // A peer that only stopped sending still gets the answers it waits for; then the socket goes with the last of them.
-        if ending == Ending::Ended {
-            connection.answers().release();
-        } else {
-            connection.answers().close();
-        }
-        if !self.is_stopping()
-            && let Some(member) = connection.intake().sender()
-        {
-            self.sink.disconnected(member);
-        }
-    }
-
-    /// Accepts what waits; returns whether there may be more.
-    fn accept(self: &Arc<Self>) -> io::Result<bool> {
-        for _ in 0..ACCEPT_BURST {
-            let accepted = match &*self.listener.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(listener) => listener.accept(),
-                None => return Ok(false),
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                // The one connection failed before it was taken.
-                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
-                Err(error) => return Err(error),
-            };
-            if let Err(error) = self.admit(stream, peer) {
-                log::debug!(target: "tribes::tcp", "the connection from {peer} could not be set up: {error}");
-            }
-        }
-        Ok(true)
-    }
-
-    fn admit(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        bind::configure(&self.config, &stream)?;
-        let now = self.config.idle_timeout.map(|_| clock::now());
-        let mut desk = self.lock();
-        if desk.links.len() >= self.config.max_connections || self.is_stopping() {
-            self.counts.refused.fetch_add(1, Ordering::Relaxed);
-            if desk.may_warn(clock::now()) {
-                log::warn!(target: "tribes::tcp", "refused the connection from {peer}: {} are open", desk.links.len());
-            }
-            return Ok(());
-        }
-        self.counts.accepted.fetch_add(1, Ordering::Relaxed);
-        let token = desk.next_token;
-        desk.next_token += 1;
-        // Under the lock, so that its first event finds the link.
-        self.registry.register(&mut stream, Token(token), Interest::READABLE | Interest::WRITABLE)?;
-        let answers = Answers::new(stream, token, Arc::downgrade(self));
-        let intake = Intake::new(self.config.max_frame, Arc::clone(&self.memory));
-        let connection = Some(Box::new(Connection::new(Arc::clone(&answers), intake, peer)));
-        let link =
-            Link { connection, answers, queued: false, again: false, signals: Signals::default(), stalled: None, served: now };
-        desk.links.insert(token, link);
-        Ok(())
-    }
-
-    /// Has those connections closed that were silent for too long, and notes when to look again.
-    fn sweep(&self, desk: &mut Desk, now: Instant) {
-        if desk.accept_again.is_some_and(|due| due <= now) {
-            desk.accept_again = None;
-            desk.notice(LISTENER, false);
-        }
-        if desk.sweep.is_none_or(|due| due > now) {
-            return;
-        }
-        let mut next: Option<Instant> = None;
-        let mut expired = Vec::new();
-        for (token, link) in &mut desk.links {
-            let stalls = link.stalled.map(|since| since + self.config.stall_timeout);
-            let idles = link.served.zip(self.config.idle_timeout).map(|(since, timeout)| since + timeout);
-            let Some(due) = stalls.into_iter().chain(idles).min() else { continue };
-            if due > now {
-                next = Some(next.map_or(due, |next| next.min(due)));
-            } else if link.connection.is_some() && !link.queued {
-                link.signals.expired = true;
-                expired.push(*token);
-            }
-        }
-        desk.sweep = next;
-        expired.into_iter().for_each(|token| desk.notice(token, false));
     }
 
     /// Waits until there is work; returns whether this thread stays.
