@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::courier::Courier;
 use super::driver::{Inbox, Report};
+use super::events::Events;
 use super::listeners::{EventListeners, Listeners, MessageListeners};
 use super::stats::{self, ChannelStats, Counters};
 use super::strands::{Queued, Strands};
@@ -43,8 +44,11 @@ pub(super) struct Core {
     duplicates: Duplicates,
     strands: Strands,
     courier: Courier,
+    events: Arc<Events>,
     delivery: Arc<Delivery>,
     stopped: AtomicBool,
+    /// Held while the channel stops, so that whoever else stops it returns when it has stopped.
+    stopping: Mutex<()>,
     pub(super) inbox: Arc<Inbox>,
     on_membership: Arc<EventListeners>,
 }
@@ -117,8 +121,10 @@ impl Core {
             duplicates: Duplicates::new(DuplicateLimits::default()),
             strands: Strands::default(),
             courier: Courier::default(),
+            events: Arc::default(),
             delivery: Arc::new(Delivery { listeners: Listeners::new(), counters: Counters::default() }),
             stopped: AtomicBool::new(false),
+            stopping: Mutex::default(),
             inbox: Arc::default(),
             on_membership: Listeners::new(),
         }
@@ -220,6 +226,7 @@ impl Core {
             delivered: self.delivery.counters.delivered.value(),
             duplicates: self.duplicates.stats().repeats,
             rejected: self.delivery.counters.rejected.value(),
+            events_dropped: self.events.dropped(),
             broadcasts_dropped: self.delivery.counters.broadcasts_dropped.value(),
             sender: of(&self.sender),
             udp_sender: of(&self.udp),
@@ -253,8 +260,9 @@ impl Core {
         *self.lock_membership() = Some(membership);
     }
 
-    /// Drains what is queued, says goodbye and stops every part. Only the first call does anything.
+    /// Drains what is queued, says goodbye and stops every part. The first call does it; others wait for it.
     pub(super) fn stop(&self, drain: Duration) {
+        let _stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         if self.stopped.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -355,11 +363,11 @@ impl Core {
     }
 
     fn tell(&self, event: Event) {
-        let listeners = Arc::clone(&self.on_membership);
-        if !listeners.is_empty() {
+        if !self.on_membership.is_empty() && self.events.push(event) {
+            let (events, listeners) = (Arc::clone(&self.events), Arc::clone(&self.on_membership));
             self.courier.post(move || {
                 let _user_code = UserCode::enter();
-                listeners.tell(&event);
+                events.tell(|event| listeners.tell(event));
             });
         }
     }

@@ -9,6 +9,7 @@ use std::{io, mem};
 
 use super::core::Core;
 use crate::clock;
+use crate::hash::ById;
 use crate::member::Member;
 use crate::stack::{Event, LayerId, Probe};
 
@@ -20,34 +21,51 @@ pub(super) enum Report {
 }
 
 /// Where reports wait for the thread, and where it waits for them.
+///
+/// Bounded: a suspicion stands here once per member, probes are bounded by who asks for them, and a membership that reports faster
+/// than the stack takes it waits. Its thread may: nobody waits for it with the stack locked.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
     changed: Condvar,
+    room: Condvar,
 }
+
+/// Reports that wait before a membership does.
+const MAX_REPORTS: usize = 4096;
+/// Suspicions that wait; more are dropped, as whoever is suspect will be again.
+const MAX_SUSPECTS: usize = 1024;
 
 #[derive(Debug, Default)]
 struct State {
     reports: Vec<Report>,
+    suspects: ById<(), Member>,
     /// When the stack wants its next time-out.
     wake_at: Option<Instant>,
     stopped: bool,
 }
 
 impl Inbox {
+    /// Waits for room only with a member's coming, going or change.
     pub(super) fn post(&self, report: Report) {
         let mut state = self.lock();
-        // A suspicion that is already waiting says all that another would.
-        let repeated = match &report {
+        match report {
+            _ if state.stopped => return,
             Report::Event(Event::Suspect(member)) => {
-                state.reports.iter().any(|waiting| matches!(waiting, Report::Event(Event::Suspect(other)) if other == member))
+                if state.suspects.len() < MAX_SUSPECTS {
+                    state.suspects.insert(member, ());
+                }
             }
-            _ => false,
-        };
-        if !state.stopped && !repeated {
-            state.reports.push(report);
-            self.changed.notify_one();
+            Report::Event(_) => {
+                while state.reports.len() >= MAX_REPORTS && !state.stopped {
+                    state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                state.reports.push(report);
+            }
+            Report::Probed(..) => state.reports.push(report),
         }
+        drop(state);
+        self.changed.notify_one();
     }
 
     /// Tells when the stack wants its next time-out.
@@ -62,6 +80,7 @@ impl Inbox {
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_one();
+        self.room.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -85,18 +104,20 @@ fn run(core: &Weak<Core>, inbox: &Inbox, interval: Duration) {
             return;
         }
         let timeout = state.wake_at.is_some_and(due);
-        if state.reports.is_empty() && !timeout && !due(heartbeat) {
+        if state.reports.is_empty() && state.suspects.is_empty() && !timeout && !due(heartbeat) {
             let next = state.wake_at.map_or(heartbeat, |at| at.min(heartbeat));
             drop(inbox.changed.wait_timeout(state, next - now));
             continue;
         }
         let reports = mem::take(&mut state.reports);
+        let suspects: Vec<_> = state.suspects.drain().map(|(member, ())| Report::Event(Event::Suspect(member))).collect();
         if timeout {
             state.wake_at = None;
         }
         drop(state);
+        inbox.room.notify_all();
         let Some(core) = core.upgrade() else { return };
-        for report in reports {
+        for report in reports.into_iter().chain(suspects) {
             guarded(|| core.handle_report(report));
         }
         if timeout {

@@ -16,12 +16,13 @@
 //! | `core` | what every thread shares; the only place that enters the stack |
 //! | `driver` | time: the stack's timers, the heartbeat, and what plug-ins report |
 //! | `strands` | that messages of one sender are handled one after another |
-//! | `listeners`, `courier` | who is told, and on which thread |
+//! | `listeners`, `events`, `courier` | who is told what, and on which thread |
 
 mod builder;
 mod core;
 mod courier;
 mod driver;
+mod events;
 mod listeners;
 mod stats;
 mod strands;
@@ -252,7 +253,8 @@ impl GroupChannel {
     }
 
     /// Stops the channel: lets queued messages go out, as long as [`ChannelBuilder::drain`] allows, reports the rest as not sent,
-    /// says goodbye, and ends all threads. Sends fail from then on. Only the first call does anything.
+    /// says goodbye, and ends all threads. Sends fail from then on. Only the first call does anything; others
+    /// return when it has.
     ///
     /// Called from a listener or a completion callback, it returns at once, and a thread of its own does all that.
     pub fn stop(&self) {

@@ -20,6 +20,9 @@ pub struct ChannelStats {
     pub duplicates: u64,
     /// Messages that a listener rejected.
     pub rejected: u64,
+    /// Membership events that were not told one by one, because listeners did not keep up: changes in between, and members that
+    /// came and went.
+    pub events_dropped: u64,
     /// Multicast messages that were dropped: malformed, or more than the listeners keep up with.
     pub broadcasts_dropped: u64,
     /// The TCP sender, or whichever the channel was built with.

@@ -66,7 +66,7 @@ impl Leg {
         Self { member: self.member.clone(), shared: self.shared.clone(), permit: None }
     }
 
-    /// Whether a caller still wants to know; false once every handle is gone. Only an optimisation.
+    /// Whether anybody may want to know the outcome: false for a [detached](Self::detached) leg.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.shared.is_some()
@@ -306,7 +306,8 @@ impl Shared {
             self.settled.notify_all();
         }
         if let Some(waker) = waker {
-            waker.wake();
+            // An executor may poll right here, and the task may send.
+            call_or_defer(Box::new(move || waker.wake()));
         }
         if let Some(callback) = callback {
             let outcome = self.outcome();

@@ -23,6 +23,9 @@ use crate::member::Member;
 use crate::stack::{Departure, Event};
 
 /// Finds the members of the group and pushes what it learns into a [`MemberSink`].
+///
+/// `announce` and `broadcast` are called while others wait to send: they must not block. A push into the sink may wait for the
+/// stack, so nothing that those two need may be locked during it.
 pub trait Membership: Send {
     /// Starts to listen and, in [`Mode::Full`], to announce the local member. Returns when it does.
     ///
