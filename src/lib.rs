@@ -40,6 +40,7 @@
 //!
 //! A channel has few threads, and all are named. `tribes-timers` runs timers and what plug-ins report; `tribes-multicast` hears and
 //! sends heartbeats; `tribes-receive-N` take messages in and run the listeners; `tribes-send` writes what is queued.
+//! `tribes-udp` and `tribes-udp-acks` belong to a `UdpTransport`, where there is one.
 //! `tribes-events` runs the membership listeners and is there only while there is something to tell. Callers that wait for an
 //! acknowledgement write their message and read its answer themselves.
 //!

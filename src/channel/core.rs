@@ -231,6 +231,7 @@ impl Core {
             sender: of(&self.sender),
             udp_sender: of(&self.udp),
             receiver: self.lock_receivers().iter().map(|receiver| receiver.stats()).fold(Default::default(), stats::add),
+            membership: self.lock_membership().as_ref().map(|membership| membership.stats()).unwrap_or_default(),
         }
     }
 

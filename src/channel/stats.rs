@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::membership::MembershipStats;
 use crate::transport::{ReceiverStats, SenderStats};
 
 /// What a channel has done since it started. Numbers of one snapshot may be a message apart.
@@ -31,6 +32,8 @@ pub struct ChannelStats {
     pub udp_sender: SenderStats,
     /// All receivers together.
     pub receiver: ReceiverStats,
+    /// The membership, while it runs.
+    pub membership: MembershipStats,
 }
 
 #[derive(Debug, Default)]
