@@ -195,6 +195,7 @@ impl Core {
         let message = Message::from_parts(id, options, time.epoch_millis, self.local(), body);
         let mut out = Outbound::new(message, legs);
         out.urgency = urgency;
+        out.since = Some(time.instant);
         self.enter(Entrance::Other, Some(id), |stack| stack.handle_send(time, out));
         sending
     }
@@ -347,6 +348,8 @@ impl Core {
                 if own != Some(msg.message.id()) {
                     // Whoever sent it does not attend to it on this thread.
                     msg.urgency = Urgency::Queued;
+                    // Nor was it sent just now: a layer may have held it.
+                    msg.since = None;
                 }
                 self.transmit(msg);
             }

@@ -123,6 +123,9 @@ struct Shared {
     /// Legs that are not settled.
     pending: AtomicUsize,
     done: AtomicBool,
+    /// Somebody waits, or has left a waker or a callback. Set, under the lock, before `done` is looked at; read after `done` is set:
+    /// one of both sides sees the other, and whoever settles what nobody watches takes no lock.
+    watched: AtomicBool,
     state: Mutex<State>,
     settled: Condvar,
 }
@@ -160,7 +163,7 @@ impl Sending {
     /// Whether the outcome is known.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.shared.done.load(Ordering::Acquire)
+        self.shared.done.load(Ordering::SeqCst)
     }
 
     /// Blocks until the outcome is known. It will be: every transport gives up in a bounded time.
@@ -185,7 +188,7 @@ impl Sending {
     /// Calls `callback` once with the outcome: on the thread that settles the last destination, or right here when it is known.
     /// It must not block.
     pub fn on_complete(self, callback: impl FnOnce(Result<Receipt, SendError>) + Send + 'static) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.watch();
         if self.is_done() {
             drop(state);
             callback(self.shared.outcome());
@@ -200,7 +203,7 @@ impl Sending {
             return true;
         }
         let start = clock::now();
-        let mut state = self.shared.lock();
+        let mut state = self.shared.watch();
         while !self.is_done() {
             state.waiting = true;
             state = match timeout {
@@ -219,7 +222,7 @@ impl Sending {
 
     /// Blocks until done, or until a [`Watch`] asks to look around.
     pub(crate) fn block_until_poked(&self) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.watch();
         while !self.is_done() && !std::mem::take(&mut state.poked) {
             state.waiting = true;
             state = self.shared.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -263,7 +266,7 @@ impl Future for Sending {
     type Output = Result<Receipt, SendError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.watch();
         if self.is_done() {
             drop(state);
             return Poll::Ready(self.shared.outcome());
@@ -285,6 +288,7 @@ impl Shared {
         *self.destinations.get_mut() = 0;
         *self.pending.get_mut() = 0;
         *self.done.get_mut() = false;
+        *self.watched.get_mut() = false;
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         *state = State::default();
     }
@@ -296,9 +300,12 @@ impl Shared {
         if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
+        self.done.store(true, Ordering::SeqCst);
+        if !self.watched.load(Ordering::SeqCst) {
+            return;
+        }
         let (waiting, waker, callback) = {
             let mut state = self.lock();
-            self.done.store(true, Ordering::Release);
             (state.waiting, state.waker.take(), state.callback.take())
         };
         // Not while the lock is held: who wakes up would only wait again.
@@ -333,6 +340,13 @@ impl Shared {
             faults,
             returned: state.returned.take(),
         })
+    }
+
+    /// The lock, for whoever is to be told when the send is done.
+    fn watch(&self) -> MutexGuard<'_, State> {
+        let state = self.lock();
+        self.watched.store(true, Ordering::SeqCst);
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

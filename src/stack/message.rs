@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::completion::Leg;
 use crate::member::Member;
@@ -17,19 +18,26 @@ pub struct Outbound {
     pub legs: Vec<Leg>,
     /// Who waits for the outcome.
     pub urgency: Urgency,
+    /// When it was sent, if whoever sent it has looked: a transport need not look again.
+    pub(crate) since: Option<Instant>,
 }
 
 impl Outbound {
     /// A message to these legs, with nobody waiting on this thread.
     #[must_use]
     pub fn new(message: Message, legs: Vec<Leg>) -> Self {
-        Self { message, legs, urgency: Urgency::Queued }
+        Self { message, legs, urgency: Urgency::Queued, since: None }
     }
 
     /// The same message again, to forks of all legs: for a layer that sends one message as several.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { message: self.message.clone(), legs: self.legs.iter().map(Leg::fork).collect(), urgency: self.urgency }
+        Self {
+            message: self.message.clone(),
+            legs: self.legs.iter().map(Leg::fork).collect(),
+            urgency: self.urgency,
+            since: self.since,
+        }
     }
 }
 

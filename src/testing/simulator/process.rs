@@ -230,7 +230,9 @@ impl Process {
         let options = options | SendOptions::BYTE_MESSAGE;
         let (legs, _) = crate::stack::pass_gates(self.stack.gates(), options, body.len(), legs);
         let message = Message::from_parts(id, options, time.epoch_millis, self.member.clone(), body.into());
-        self.stack.handle_send(time, Outbound { message, legs, urgency: Urgency::Attended });
+        let mut msg = Outbound::new(message, legs);
+        msg.urgency = Urgency::Attended;
+        self.stack.handle_send(time, msg);
         self.settle(world, ledger);
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::TcpSenderConfig;
 use super::conn::CALLERS_READ;
@@ -35,7 +35,7 @@ use crate::transport::{LinkSink, ProbeDone, Sender, SenderStats};
 /// keeping order, and closes healthy connections along with a faulty one.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 /// use tribes::GroupChannel;
 /// use tribes::transport::tcp::{TcpSender, TcpSenderConfig};
 ///
@@ -61,14 +61,14 @@ impl TcpSender {
         self.core.get().filter(|core| !core.stopping.load(Ordering::Acquire))
     }
 
-    fn send(core: &Arc<Core>, message: Message, leg: Leg, attended: bool) {
+    fn send(core: &Arc<Core>, message: Message, leg: Leg, since: Instant, attended: bool) {
         let (size, limit) = (message.body().len(), core.config.max_message);
         if size > limit {
             core.fail(leg, FaultCause::TooLarge { size, limit });
             return;
         }
         match link(core, leg.member()) {
-            Some(peer) => peer.submit(Pending::new(message, leg, clock::now(), attended)),
+            Some(peer) => peer.submit(Pending::new(message, leg, since, attended)),
             None => core.fail(leg, FaultCause::Stopped),
         }
     }
@@ -98,12 +98,13 @@ impl Sender for TcpSender {
             return;
         };
         let attended = msg.urgency == Urgency::Attended;
+        let since = msg.since.unwrap_or_else(clock::now);
         let mut legs = msg.legs;
         let Some(last) = legs.pop() else { return };
         for leg in legs {
-            Self::send(core, msg.message.clone(), leg, attended);
+            Self::send(core, msg.message.clone(), leg, since, attended);
         }
-        Self::send(core, msg.message, last, attended);
+        Self::send(core, msg.message, last, since, attended);
     }
 
     fn assist(&self, peers: &[Member], sending: &Sending) {
