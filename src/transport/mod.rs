@@ -196,7 +196,7 @@ pub struct ReceiverStats {
     pub connections: usize,
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections refused because there were too many.
+    /// Connections refused because there were too many, or closed for another before their first message.
     pub refused: u64,
     /// Messages received.
     pub messages: u64,

@@ -181,7 +181,8 @@ impl TcpReceiverConfig {
         self
     }
 
-    /// The most connections; those beyond are closed at once, and counted as refused.
+    /// The most connections. When there are as many, one that has brought no whole message yet is closed for the next, the oldest
+    /// first; when all have, the next is. Either is counted as refused.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self

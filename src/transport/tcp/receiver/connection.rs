@@ -44,6 +44,8 @@ pub(super) struct Bench {
 pub(super) enum Next {
     /// Wait for the network; the connection is closed when a frame has made no progress since this time.
     Wait(Option<Instant>),
+    /// Wait until answers are given that it owes; nothing is read before.
+    Paused,
     /// There is more to do, but others first.
     Again,
     /// It is over.
@@ -105,8 +107,9 @@ impl Connection {
         let (mut bytes, mut messages) = (0, 0);
         let next = loop {
             if self.answers.is_congested() {
-                // Whoever answers wakes the connection up again.
-                break Next::Wait(None);
+                // Whoever answers wakes the connection up again. Until then it is us who stall its frames.
+                self.stalled = None;
+                break Next::Paused;
             }
             let (count, emptied) = match self.intake.read(&mut bench.window, &mut self.answers.stream()) {
                 Ok((0, _)) => break Next::Close(self.ended()),
@@ -213,5 +216,70 @@ impl Connection {
             self.stalled = Some((clock::now(), held));
         }
         self.stalled.map(|(since, _)| since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Mutex, Weak};
+    use std::time::Duration;
+
+    use super::super::TcpReceiverConfig;
+    use super::super::memory::Memory;
+    use super::*;
+    use crate::id::UniqueId;
+    use crate::member::Member;
+    use crate::message::Message;
+    use crate::options::SendOptions;
+    use crate::transport::{MessageHandler, MessageSink};
+    use crate::wire::frame;
+
+    /// Keeps every reply, so that no message is answered.
+    #[derive(Default)]
+    struct Hoarder(Mutex<Vec<Inbound>>);
+
+    impl MessageHandler for Hoarder {
+        fn message(&self, msg: Inbound) {
+            self.0.lock().unwrap().push(msg);
+        }
+
+        fn disconnected(&self, _: &Member) {}
+    }
+
+    #[test]
+    fn a_frame_does_not_stall_while_reading_is_paused() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let hoarder = Arc::new(Hoarder::default());
+        let (crew, _) =
+            Crew::start(TcpReceiverConfig::default().bind(any), MessageSink::new(Arc::<Hoarder>::clone(&hoarder))).unwrap();
+        let listener = TcpListener::bind(any).unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_nodelay(true).unwrap();
+        let (stream, from) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let answers = Answers::new(mio::net::TcpStream::from_std(stream), 2, Weak::new());
+        let mut connection = Connection::new(answers, Intake::new(1000, Memory::new(1000)), from);
+        let mut bench = Bench::default();
+
+        let member = Member::new("127.0.0.1:4999".parse().unwrap());
+        let message = Message::from_parts(UniqueId::from_bytes([1; 16]), SendOptions::from_bits(6), 0, member, "x".into());
+        let frame = frame::to_bytes(&message);
+        let (head, tail) = frame.split_at(50);
+        let (mut came, mut next) = (0, Next::Again);
+        peer.write_all(head).unwrap();
+        let start = clock::now();
+        while next != Next::Paused {
+            assert!(!clock::left(start, Duration::from_secs(20)).is_zero(), "{came} came");
+            if connection.intake.unfinished() == head.len() {
+                assert!(matches!(next, Next::Wait(Some(_))), "while it is read, it may stall");
+                peer.write_all(&[tail, head].concat()).unwrap();
+            }
+            next = connection.turn(&mut bench, &crew, Signals::default());
+            came = hoarder.0.lock().unwrap().len();
+        }
+        assert_eq!(connection.stalled, None, "half a frame is there, and we are who does not read on");
+        crew.stop();
     }
 }

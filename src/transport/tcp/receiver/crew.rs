@@ -127,6 +127,8 @@ struct Link {
     signals: Signals,
     stalled: Option<Instant>,
     served: Option<Instant>,
+    /// A whole message has come.
+    proven: bool,
 }
 
 impl Crew {
@@ -388,13 +390,16 @@ impl Crew {
             desk.end_turn(turn);
             return desk;
         }
-        let served = self.config.idle_timeout.map(|_| clock::now());
+        let proven = connection.intake().sender().is_some();
+        // Nobody is silent whom we do not listen to.
+        let served = self.config.idle_timeout.filter(|_| next != Next::Paused).map(|_| clock::now());
         desk = self.lock();
         desk.end_turn(turn);
         let desk_mut = &mut *desk;
         let Some(link) = desk_mut.links.get_mut(&token) else { return desk };
         link.connection = Some(connection);
         link.served = served;
+        link.proven = proven;
         let again = std::mem::take(&mut link.again) || next == Next::Again;
         link.stalled = if let Next::Wait(since) = next { since } else { None };
         let stalls = link.stalled.map(|since| since + self.config.stall_timeout);

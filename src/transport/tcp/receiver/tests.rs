@@ -305,9 +305,11 @@ fn messages_of_one_connection_are_handled_one_after_another_in_order() {
 #[test]
 fn connections_above_the_bound_are_refused_and_places_become_free() {
     let (running, bodies) = collect(TcpReceiverConfig::default().max_connections(2));
-    let mut first = running.connect();
-    let second = running.connect();
-    running.wait_until("both", |stats| stats.connections == 2);
+    let (mut first, mut second) = (running.connect(), running.connect());
+    for stream in [&mut first, &mut second] {
+        stream.write_all(&framed(6, "good")).unwrap();
+        assert_eq!(ack(stream), *ACK);
+    }
     assert!(is_closed(&mut running.connect()));
     drop(second);
     running.wait_until("one left", |stats| stats.connections == 1);
@@ -316,9 +318,40 @@ fn connections_above_the_bound_are_refused_and_places_become_free() {
         stream.write_all(&framed(6, "good")).unwrap();
         assert_eq!(ack(stream), *ACK);
     }
-    assert_eq!(bodies.len(), 2);
+    assert_eq!(bodies.len(), 4);
     let stats = running.receiver.stats();
-    assert_eq!((stats.accepted, stats.refused, stats.messages), (3, 1, 2));
+    assert_eq!((stats.accepted, stats.refused, stats.messages), (3, 1, 4));
+}
+
+#[test]
+fn silent_connections_that_hold_all_places_keep_no_member_out() {
+    let (running, _bodies) = collect(TcpReceiverConfig::default().max_connections(3));
+    let mut member = running.connect();
+    member.write_all(&framed(6, "good")).unwrap();
+    assert_eq!(ack(&mut member), *ACK);
+    let mut silent = running.connect();
+    running.wait_until("the older silent one", |stats| stats.connections == 2);
+    let mut half = running.connect();
+    half.write_all(&framed(6, "good")[..50]).unwrap();
+    running.wait_until("all places", |stats| stats.connections == 3);
+    // One that a thread is looking at just now makes no room, so the first attempt may fail.
+    let attempt = || {
+        let mut stream = running.connect();
+        let sent = stream.write_all(&framed(6, "good"));
+        sent.and_then(|()| stream.read_exact(&mut [0; 21])).is_ok().then_some(stream)
+    };
+    let since = clock();
+    let mut others = Vec::new();
+    while others.len() < 2 {
+        assert!(since.elapsed() < PATIENCE);
+        others.extend(attempt());
+    }
+    assert!(is_closed(&mut silent) && is_closed(&mut half), "they made room");
+    member.write_all(&framed(6, "good")).unwrap();
+    assert_eq!(ack(&mut member), *ACK);
+    let stats = running.receiver.stats();
+    assert_eq!((stats.connections, stats.accepted), (3, 5));
+    assert!(stats.refused >= 2);
 }
 
 #[test]

@@ -92,12 +92,20 @@ impl Crew {
         bind::configure(&self.config, &stream)?;
         let now = self.config.idle_timeout.map(|_| clock::now());
         let mut desk = self.lock();
-        if desk.links.len() >= self.config.max_connections || self.is_stopping() {
+        let full = desk.links.len() >= self.config.max_connections;
+        let evicted = if full { desk.evict() } else { None };
+        if (full && evicted.is_none()) || self.is_stopping() {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
             if desk.may_warn(clock::now()) {
                 log::warn!(target: "tribes::tcp", "refused the connection from {peer}: {} are open", desk.links.len());
             }
             return Ok(());
+        }
+        if evicted.is_some() {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            if desk.may_warn(clock::now()) {
+                log::warn!(target: "tribes::tcp", "closed a connection without messages for one from {peer}: all places are taken");
+            }
         }
         self.counts.accepted.fetch_add(1, Ordering::Relaxed);
         let token = desk.next_token;
@@ -107,9 +115,20 @@ impl Crew {
         let answers = Answers::new(stream, token, Arc::downgrade(self));
         let intake = Intake::new(self.config.max_frame, Arc::clone(&self.memory));
         let connection = Some(Box::new(Connection::new(Arc::clone(&answers), intake, peer)));
-        let link =
-            Link { connection, answers, queued: false, again: false, signals: Signals::default(), stalled: None, served: now };
+        let link = Link {
+            connection,
+            answers,
+            queued: false,
+            again: false,
+            signals: Signals::default(),
+            stalled: None,
+            served: now,
+            proven: false,
+        };
         desk.links.insert(token, link);
+        drop(desk);
+        // Outside of the lock: closing is a system call, or several.
+        drop(evicted);
         Ok(())
     }
 
@@ -137,5 +156,17 @@ impl Crew {
         }
         desk.sweep = next;
         expired.into_iter().for_each(|token| desk.notice(token, false));
+    }
+}
+
+impl Desk {
+    /// Takes a connection out that has brought no message: the oldest, and of those that have something to be read only when there
+    /// are no others. Whoever holds places without using them cannot so keep members out.
+    fn evict(&mut self) -> Option<Link> {
+        let idle = self.links.iter().filter(|(_, link)| !link.proven && link.connection.is_some());
+        // Tokens are given in the order of arrival.
+        let (token, _) = idle.min_by_key(|(token, link)| (link.queued, **token))?;
+        let token = *token;
+        self.links.remove(&token)
     }
 }
