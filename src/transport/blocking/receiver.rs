@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -61,7 +62,8 @@ impl BlockingReceiverConfig {
         self
     }
 
-    /// How many connections, and so threads, there may be; 256 unless set. What comes on top is closed at once.
+    /// How many connections, and so threads, there may be; 256 unless set. When there are as many, one that has brought no
+    /// message yet is closed for the next, the oldest first; when all have, the next is.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -125,6 +127,8 @@ struct Connection {
     answers: Arc<Answers>,
     /// None until the thread is known to run.
     thread: Option<JoinHandle<()>>,
+    /// A message has come.
+    proven: bool,
 }
 
 impl BlockingReceiver {
@@ -233,18 +237,22 @@ impl Shared {
         let mut connections = lock(&self.connections);
         if connections.len() >= self.config.max_connections {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
+            // Whoever holds places without using them must not keep members out.
+            let oldest = connections.iter().filter(|(_, connection)| !connection.proven).map(|(number, _)| *number).min();
+            let Some(evicted) = oldest.and_then(|oldest| connections.remove(&oldest)) else { return Ok(()) };
+            // Its thread finds no place, so that nobody need wait for it.
+            evicted.answers.close();
         }
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         stream.set_read_timeout(Some(self.config.stall_timeout))?;
         let answers = Answers::new(stream.try_clone()?);
-        let connection = Connection { stream: stream.try_clone()?, answers: Arc::clone(&answers), thread: None };
+        let connection = Connection { stream: stream.try_clone()?, answers: Arc::clone(&answers), thread: None, proven: false };
         connections.insert(number, connection);
         let shared = Arc::clone(self);
         let thread = thread::Builder::new().name("tribes-receive".into()).spawn(move || {
-            shared.receive(stream, &answers);
-            lock(&shared.connections).remove(&number);
+            let place = Place { shared: &shared, number };
+            shared.receive(&place, stream, &answers);
         });
         match thread {
             // The thread cannot have ended yet: it needs the lock for that.
@@ -259,10 +267,15 @@ impl Shared {
     }
 
     /// Serves a connection until its end.
-    fn receive(&self, mut stream: TcpStream, answers: &Arc<Answers>) {
+    fn receive(&self, place: &Place<'_>, mut stream: TcpStream, answers: &Arc<Answers>) {
         let mut last_sender = None;
         let mut held = Held { total: &self.buffered, bytes: 0 };
-        if let Err(reason) = self.read_frames(&mut stream, answers, &mut last_sender, &mut held) {
+        let read = || self.read_frames(place, &mut stream, answers, &mut last_sender, &mut held);
+        let read = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            log::error!("handling a message panicked; its connection is closed");
+            Err("a panic".to_owned())
+        });
+        if let Err(reason) = read {
             log::debug!("closed a connection: {reason}");
             answers.close();
         }
@@ -276,6 +289,7 @@ impl Shared {
 
     fn read_frames(
         &self,
+        place: &Place<'_>,
         stream: &mut TcpStream,
         answers: &Arc<Answers>,
         last_sender: &mut Option<Member>,
@@ -301,6 +315,9 @@ impl Shared {
                 }
                 match decoder.next(&mut buffer) {
                     Ok(Some(Frame::Data(data))) => {
+                        if last_sender.is_none() && !place.prove() {
+                            return Err("another took its place".to_owned());
+                        }
                         self.hand_up(&data, answers, last_sender).map_err(|error| count(&self.malformed, error))?
                     }
                     Ok(Some(_)) => return Err(count(&self.malformed, "an acknowledgement where no message was sent")),
@@ -371,6 +388,27 @@ fn count(counter: &AtomicU64, why: impl ToString) -> String {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Shared({:?})", self.stats())
+    }
+}
+
+/// A connection's place among those that there may be, given up at its end, however it ends.
+struct Place<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Place<'_> {
+    /// Keeps the place from others, as a message has come; false when it is lost already.
+    fn prove(&self) -> bool {
+        let mut connections = lock(&self.shared.connections);
+        let kept = connections.get_mut(&self.number).map(|connection| connection.proven = true);
+        kept.is_some()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.connections).remove(&self.number);
     }
 }
 

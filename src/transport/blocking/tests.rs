@@ -28,6 +28,16 @@ impl MessageHandler for Tap {
     }
 }
 
+struct Panics;
+
+impl MessageHandler for Panics {
+    fn message(&self, _: Inbound) {
+        panic!("as the test wants");
+    }
+
+    fn disconnected(&self, _: &Member) {}
+}
+
 struct Listener {
     receiver: BlockingReceiver,
     address: SocketAddr,
@@ -164,6 +174,33 @@ fn one_connection_too_many_is_closed() {
     let mut second = listener.connect();
     second.write_all(&framed(2, "x")).unwrap();
     read(&mut second);
+}
+
+#[test]
+fn a_silent_connection_makes_room_for_the_next() {
+    let listener = Listener::new(BlockingReceiverConfig::default().max_connections(2));
+    let mut first = listener.connect();
+    first.write_all(&framed(2, "x")).unwrap();
+    read(&mut first);
+    let mut silent = listener.connect();
+    let mut second = listener.connect();
+    second.write_all(&framed(2, "x")).unwrap();
+    read(&mut second);
+    assert!(is_closed(&mut silent));
+    first.write_all(&framed(2, "x")).unwrap();
+    read(&mut first);
+    listener.until(|stats| (stats.connections, stats.refused) == (2, 1));
+}
+
+#[test]
+fn a_listener_that_panics_gives_its_place_back() {
+    let mut receiver = BlockingReceiver::new(BlockingReceiverConfig::default().bind(([127, 0, 0, 1], 0).into()));
+    let address = receiver.start(MessageSink::new(Arc::new(Panics))).unwrap().address.unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&framed(0, "x")).unwrap();
+    assert!(is_closed(&mut stream));
+    until(|| (receiver.stats().connections == 0).then_some(()).ok_or_else(|| format!("{:?}", receiver.stats())));
 }
 
 #[test]
