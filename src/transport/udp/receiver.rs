@@ -2,9 +2,11 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mio::net::UdpSocket;
@@ -22,6 +24,9 @@ const SOCKET: Token = Token(0);
 const STOP: Token = Token(1);
 /// Any datagram fits.
 const BUFFER: usize = 1 << 16;
+/// After so many errors in a row the socket is left alone for a while.
+const MAX_ERRORS: u32 = 16;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A started receiver.
 pub(super) struct Receiving {
@@ -119,24 +124,38 @@ impl Shared {
     fn run(self: Arc<Self>, mut poll: Poll, sink: &MessageSink) {
         let mut events = Events::with_capacity(2);
         let mut buffer = vec![0; BUFFER];
-        let mut last_sender = None;
+        let (mut last_sender, mut errors, mut pause) = (None, 0, None);
         loop {
-            if let Err(error) = poll.poll(&mut events, None)
+            if let Err(error) = poll.poll(&mut events, pause)
                 && error.kind() != ErrorKind::Interrupted
             {
                 return log::error!("the UDP receiver ends: {error}");
             }
-            while !self.stopping.load(Ordering::SeqCst) {
+            pause = None;
+            while !self.stopping.load(Ordering::SeqCst) && pause.is_none() {
                 match self.socket.recv_from(&mut buffer) {
-                    Ok((length, from)) => self.datagram(&buffer[..length], from, sink, &mut last_sender),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // An answer of ours that could not be delivered shows here on some systems; the socket is fine.
-                    Err(error) => log::debug!("the UDP receiver goes on: {error}"),
+                    Ok((length, from)) => {
+                        errors = 0;
+                        self.guarded(&buffer[..length], from, sink, &mut last_sender);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        errors = 0;
+                        break;
+                    }
+                    Err(error) => pause = after_error(&error, &mut errors),
                 }
             }
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
+        }
+    }
+
+    /// A listener that panics costs its datagram only.
+    fn guarded(self: &Arc<Self>, datagram: &[u8], from: SocketAddr, sink: &MessageSink, last_sender: &mut Option<Member>) {
+        let handled = catch_unwind(AssertUnwindSafe(|| self.datagram(datagram, from, sink, last_sender)));
+        if handled.is_err() {
+            log::error!("handling a datagram from {from} panicked");
         }
     }
 
@@ -177,6 +196,19 @@ impl Shared {
     }
 }
 
+/// How long not to read after an error. An answer of ours that could not be delivered shows as one on some systems, and the socket
+/// is fine; errors without end would burn a core.
+fn after_error(error: &io::Error, errors: &mut u32) -> Option<Duration> {
+    *errors += 1;
+    if *errors < MAX_ERRORS {
+        log::debug!("the UDP receiver goes on: {error}");
+        return None;
+    }
+    log::warn!("the UDP receiver pauses: {error}");
+    *errors = 0;
+    Some(PAUSE)
+}
+
 /// Answers the sender of one message at its source address.
 struct Answers {
     shared: Arc<Shared>,
@@ -189,6 +221,20 @@ impl Answer for Answers {
         if let Err(error) = self.shared.socket.send_to(bytes, self.to) {
             // To the sender it is a lost datagram, as any other.
             log::debug!("no answer to {}: {error}", self.to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_without_end_do_not_spin() {
+        let (mut errors, error) = (0, ErrorKind::ConnectionReset.into());
+        for _ in 0..3 {
+            let pauses: Vec<_> = (0..MAX_ERRORS).filter_map(|_| after_error(&error, &mut errors)).collect();
+            assert_eq!(pauses, [PAUSE], "one in a row of errors");
         }
     }
 }

@@ -73,6 +73,26 @@ fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 }
 
 #[test]
+fn a_listener_that_panics_does_not_end_the_receiver() {
+    struct Panics(mpsc::Sender<()>);
+    impl MessageHandler for Panics {
+        fn message(&self, msg: Inbound) {
+            assert!(msg.message.bytes() != "panic", "as the test wants");
+            self.0.send(()).unwrap();
+        }
+        fn disconnected(&self, _: &Member) {}
+    }
+    let mut udp = UdpTransport::new(config());
+    let (handled, inbox) = mpsc::channel();
+    let port = Receiver::start(&mut udp, MessageSink::new(Arc::new(Panics(handled)))).unwrap().udp_port.unwrap();
+    let (socket, _) = peer();
+    for body in ["panic", "good"] {
+        socket.send_to(&frame::to_bytes(&message(0, body)), ("127.0.0.1", port)).unwrap();
+    }
+    inbox.recv_timeout(PATIENCE).expect("the thread goes on");
+}
+
+#[test]
 fn a_bad_datagram_is_dropped_and_the_next_good_one_is_read() {
     let (udp, address, inbox) = receiver(config());
     let (socket, _) = peer();
