@@ -171,6 +171,7 @@ fn members_come_change_and_go() {
     let next = || events.recv_timeout(DEADLINE).expect("an event");
     assert_eq!(next(), Event::Added(b.local()));
     assert_eq!(a.members().by_id(b.local().id()).expect("in view").payload(), "one");
+    assert_eq!((a.stats().members, a.stats().membership.members), (1, 1));
     b.set_payload("two").expect("announced");
     assert!(matches!(next(), Event::Updated(member) if member.payload() == "two" && member.domain() == "here"));
     b.set_domain("there").expect("announced");
