@@ -135,9 +135,10 @@ impl Sender for MemorySender {
             return done(Probe::Unreachable);
         };
         let (network, endpoint, peer) = (Arc::clone(&self.network), Arc::clone(&self.endpoint), peer.clone());
-        let probe = move || done(probe(&network, &endpoint, &acks, &peer, &request));
+        let done = Answerable(Some(done));
+        let probe = move || done.answer(probe(&network, &endpoint, &acks, &peer, &request));
         if let Err(error) = thread::Builder::new().name("memory-probe".into()).spawn(probe) {
-            // The closure is gone with `done` in it; whoever waits for the outcome learns that it was dropped.
+            // The closure is gone, and that has answered.
             log::warn!("no thread for a probe: {error}");
         }
     }
@@ -185,6 +186,25 @@ impl Drop for MemorySender {
     }
 }
 
+/// Whoever waits for the outcome of a probe; hears that nobody was found when it is dropped without one.
+struct Answerable(Option<ProbeDone>);
+
+impl Answerable {
+    fn answer(mut self, outcome: Probe) {
+        if let Some(done) = self.0.take() {
+            done(outcome);
+        }
+    }
+}
+
+impl Drop for Answerable {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Probe::Unreachable);
+        }
+    }
+}
+
 /// Connects anew, beside the connection that may be there, and closes again.
 fn probe(network: &Arc<Shared>, endpoint: &Endpoint, acks: &Arc<Acks>, peer: &Member, request: &ProbeRequest) -> Probe {
     let link = match Link::open(network, endpoint, peer, acks) {
@@ -221,5 +241,23 @@ fn ask(acks: &Arc<Acks>, link: &Link, request: &ProbeRequest) -> Probe {
         Ok(()) => Probe::Alive,
         Err(_) if link.is_closed() => Probe::Refused,
         Err(_) => Probe::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_gets_no_thread_finds_nobody() {
+        let (outcome, done) = mpsc::channel();
+        let answerable = || {
+            let outcome = outcome.clone();
+            Answerable(Some(Box::new(move |probe| outcome.send(probe).unwrap())))
+        };
+        drop(answerable());
+        answerable().answer(Probe::Alive);
+        drop(outcome);
+        assert_eq!(done.iter().collect::<Vec<_>>(), [Probe::Unreachable, Probe::Alive], "once each");
     }
 }
