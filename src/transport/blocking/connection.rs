@@ -1,7 +1,7 @@
 //! One outgoing connection: writes a frame, reads its acknowledgement.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -35,6 +35,24 @@ impl Connection {
 
     pub(super) fn write(&mut self, frame: &[u8]) -> io::Result<()> {
         self.stream.write_all(frame)
+    }
+
+    /// Ends the connection when the peer has read everything, or the time is over: what goes over the next one comes later.
+    pub(super) fn finish(mut self, timeout: Duration) -> io::Result<()> {
+        let start = clock::now();
+        self.stream.shutdown(Shutdown::Write)?;
+        loop {
+            let left = clock::left(start, timeout);
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut [0; 64]) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
     }
 
     /// The acknowledgement of what was written last: whether it is positive.

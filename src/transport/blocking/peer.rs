@@ -38,6 +38,16 @@ struct State {
     end: Option<FaultCause>,
 }
 
+/// What the thread of a destination does next.
+enum Next {
+    /// Sends this message; whether it was waited for.
+    Send(Job, bool),
+    /// Ends its connection, which has been idle.
+    Finish,
+    /// Ends: the peer is closed, or nothing is left to do.
+    End,
+}
+
 /// A message to this destination.
 pub(super) struct Job {
     pub(super) leg: Leg,
@@ -111,7 +121,18 @@ impl Peer {
 
     fn run(&self) {
         let mut connection = None;
-        while let Some((job, waited)) = self.next() {
+        let mut idle = self.shared.config.idle_timeout;
+        loop {
+            let (job, waited) = match self.next(connection.is_some(), idle) {
+                Next::Send(job, waited) => (job, waited),
+                Next::Finish => {
+                    self.finish(&mut connection);
+                    idle = Duration::ZERO;
+                    continue;
+                }
+                Next::End => break,
+            };
+            idle = self.shared.config.idle_timeout;
             if waited && connection.as_ref().is_some_and(Connection::is_over) {
                 self.drop_connection(&mut connection);
             }
@@ -136,29 +157,31 @@ impl Peer {
         self.drop_connection(&mut connection);
     }
 
-    /// The next message, and whether it was waited for; none when the peer is closed or has been idle.
-    fn next(&self) -> Option<(Job, bool)> {
+    /// What to do next, when there is something to do.
+    fn next(&self, connected: bool, idle: Duration) -> Next {
         let mut waited = false;
         let mut state = lock(&self.state);
         loop {
             if state.end.is_some() {
-                return None;
+                return Next::End;
             }
             if let Some(job) = state.queue.pop_front() {
                 state.busy = true;
-                return Some((job, waited));
+                return Next::Send(job, waited);
             }
             waited = true;
             let start = clock::now();
-            let idle = self.shared.config.idle_timeout;
             let (woken, _) = self.changed.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             if state.queue.is_empty() && clock::left(start, idle).is_zero() {
                 break;
             }
         }
+        if connected {
+            return Next::Finish;
+        }
         state.running = false;
-        None
+        Next::End
     }
 
     /// Sends a message, again after its connection was lost, as often as is configured.
@@ -223,6 +246,16 @@ impl Peer {
         state.stream = Some(handle);
         self.shared.connected.fetch_add(1, Ordering::Relaxed);
         Ok(connection)
+    }
+
+    /// Ends a connection that has been idle. The thread stays for it, so that none is opened beside.
+    fn finish(&self, connection: &mut Option<Connection>) {
+        if let Some(connection) = connection.take()
+            && let Err(error) = connection.finish(self.shared.config.timeout)
+        {
+            log::debug!("the idle connection to {} ended otherwise: {error}", self.member.address());
+        }
+        lock(&self.state).stream = None;
     }
 
     fn drop_connection(&self, connection: &mut Option<Connection>) {

@@ -299,6 +299,26 @@ fn an_idle_destination_costs_nothing() {
 }
 
 #[test]
+fn no_connection_is_opened_beside_an_idle_one_that_the_peer_still_reads() {
+    let config = BlockingSenderConfig::default().idle_timeout(Duration::from_millis(5)).timeout(PATIENCE);
+    let (sender, _lost) = sender(config);
+    let (listener, member) = peer();
+    assert!(outcome(begin(&sender, &member, 0)).is_ok());
+    let mut first = accept(&listener);
+    first.read_to_end(&mut Vec::new()).unwrap();
+    let sending = begin(&sender, &member, 2);
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "the peer has not closed");
+    assert_eq!(sender.stats().connected, 1);
+    listener.set_nonblocking(false).unwrap();
+    drop(first);
+    let mut second = accept(&listener);
+    second.read_exact(&mut vec![0; framed(2, "x").len()]).unwrap();
+    second.write_all(ACK).unwrap();
+    assert!(outcome(sending).is_ok());
+}
+
+#[test]
 fn bounds_are_kept_per_destination() {
     let (sender, _lost) = sender(BlockingSenderConfig::default().timeout(PATIENCE).queue(2, 1 << 20).max_message(5));
     let ((_first, mute), (_second, other)) = (peer(), peer());
