@@ -508,8 +508,9 @@ pub enum FaultCause {
         /// What the transport takes, in bytes.
         limit: usize,
     },
-    /// A datagram was asked for, and the member has no UDP port or this channel no UDP transport.
-    #[error("cannot be reached by UDP")]
+    /// A datagram was asked for, and the member has no UDP port or this channel no UDP transport: both channels need one, see
+    /// [`ChannelBuilder::udp`](crate::ChannelBuilder::udp).
+    #[error("cannot be reached by UDP, which both channels need, see ChannelBuilder::udp")]
     NoUdp,
     /// The transport does not know a way to such a member.
     #[error("cannot be reached by this transport")]

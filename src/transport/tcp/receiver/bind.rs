@@ -37,7 +37,10 @@ pub(super) fn listen(config: &TcpReceiverConfig) -> io::Result<(TcpListener, Soc
         }
     }
     let error = failure.unwrap_or_else(|| io::ErrorKind::AddrInUse.into());
-    Err(with_address(&error, host, config.port))
+    let first = SocketAddr::new(host, config.port);
+    let tried = if last > config.port { format!("any port from {first} up to {last}") } else { first.to_string() };
+    let text = format!("cannot listen at {tried}: {error}; `auto_bind` sets how many ports are tried, or bind port 0 for any");
+    Err(io::Error::new(error.kind(), text))
 }
 
 fn with_address(error: &io::Error, host: IpAddr, port: u16) -> io::Error {
@@ -104,7 +107,23 @@ mod tests {
         let error = listen(&config.auto_bind(1)).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&taken.to_string()), "{error}");
+        assert!(error.to_string().contains("auto_bind"), "{error}");
         drop(first);
+    }
+
+    #[test]
+    fn the_error_tells_the_ports_that_were_tried() {
+        // Two neighbours that are taken, wherever they are.
+        let pair = (0..1000).find_map(|_| {
+            let (first, taken) = listen(&at("127.0.0.1")).expect("a free port");
+            let next = taken.port().checked_add(1)?;
+            let (second, _) = listen(&at("127.0.0.1").port(next).auto_bind(1)).ok()?;
+            Some((first, second, taken))
+        });
+        let (_first, _second, taken) = pair.expect("two ports in a row are free");
+        let error = listen(&at("127.0.0.1").port(taken.port()).auto_bind(2)).expect_err("both are taken");
+        let tried = format!("{taken} up to {}", taken.port() + 1);
+        assert!(error.to_string().contains(&tried), "{error}");
     }
 
     #[test]
