@@ -22,6 +22,8 @@ pub(crate) enum Group {
 
 const NODES: usize = 3;
 const SIDES: [Side; 2] = [Side::Ours, Side::Tribes];
+/// How long the nodes of a new group are left alone.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Tribes' default, and ours.
 const DROP_TIME: f64 = 3.0;
 
@@ -72,7 +74,11 @@ impl Group {
                         }
                         kill(plan, &mut nodes)?
                     }
-                    Self::KillSilent => kill(plan, &mut nodes)?,
+                    Self::KillSilent => {
+                        // A detector looks after those it has just met more closely, and would see more than silence.
+                        pause(if plan.smoke { Duration::ZERO } else { SETTLE });
+                        kill(plan, &mut nodes)?
+                    }
                     Self::View | Self::Idle => viewed,
                 };
                 row.add(side, seconds);
@@ -118,7 +124,6 @@ fn kill(plan: &Plan, nodes: &mut Vec<Node>) -> Result<f64, Problem> {
 
 /// Every node of a group at rest is one figure; the sides are watched at the same time.
 fn idle(plan: &Plan) -> Result<Vec<Row>, Problem> {
-    const SETTLE: Duration = Duration::from_secs(2);
     const CPU: &[Target] = &[Target::below(0.1)];
     const THREADS: &[Target] = &[Target::below(6.0)];
     const RESIDENT: &[Target] = &[Target::below(12.0)];
