@@ -3,14 +3,13 @@
 //! A message cannot be lost silently. Its legs travel with it through the stack and the transport; each ends in
 //! [`delivered`](Leg::delivered) or [`fail`](Leg::fail), and a leg that is merely dropped reports [`FaultCause::Dropped`].
 
+mod callbacks;
+mod outcome;
 mod pool;
 
-use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +22,9 @@ use crate::budget::Permit;
 use crate::clock;
 use crate::id::UniqueId;
 use crate::member::Member;
+use callbacks::call_or_defer;
+pub(crate) use callbacks::{DeferCallbacks, UserCode};
+pub use outcome::{Fault, FaultCause, Receipt, SendError};
 
 /// A message on its way to one destination.
 ///
@@ -352,178 +354,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-thread_local! {
-    /// How deep this thread is in listeners and callbacks that a channel called.
-    static USER_CODE: Cell<usize> = const { Cell::new(0) };
-}
-
-/// While one lives on a thread, that thread runs a listener or a callback on behalf of a channel, which it must not wait for.
-#[derive(Debug)]
-pub(crate) struct UserCode;
-
-impl UserCode {
-    pub(crate) fn enter() -> Self {
-        USER_CODE.set(USER_CODE.get() + 1);
-        Self
-    }
-
-    pub(crate) fn is_running() -> bool {
-        USER_CODE.get() > 0
-    }
-}
-
-impl Drop for UserCode {
-    fn drop(&mut self) {
-        USER_CODE.set(USER_CODE.get() - 1);
-    }
-}
-
-type Deferred = Vec<Box<dyn FnOnce() + Send>>;
-
-thread_local! {
-    /// Callbacks that fell due while this thread held the stack; `None` when it does not.
-    static DEFERRED: RefCell<Option<Deferred>> = const { RefCell::new(None) };
-}
-
-/// While one lives on a thread, completion callbacks that fall due there wait for its end: a callback may send, and must not run
-/// while its own thread holds the locks that a send needs.
-#[derive(Debug)]
-pub(crate) struct DeferCallbacks {
-    outermost: bool,
-}
-
-impl DeferCallbacks {
-    pub(crate) fn new() -> Self {
-        DEFERRED.with_borrow_mut(|deferred| {
-            let outermost = deferred.is_none();
-            deferred.get_or_insert_default();
-            Self { outermost }
-        })
-    }
-}
-
-impl Drop for DeferCallbacks {
-    fn drop(&mut self) {
-        if self.outermost {
-            let callbacks = DEFERRED.take();
-            callbacks.into_iter().flatten().for_each(run);
-        }
-    }
-}
-
-fn call_or_defer(callback: Box<dyn FnOnce() + Send>) {
-    let now = DEFERRED.with_borrow_mut(|deferred| match deferred {
-        Some(waiting) => {
-            waiting.push(callback);
-            None
-        }
-        None => Some(callback),
-    });
-    if let Some(callback) = now {
-        run(callback);
-    }
-}
-
-/// The thread that runs a callback serves others too, and goes on when it panics.
-fn run(callback: Box<dyn FnOnce() + Send>) {
-    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        log::error!("the callback of a send panicked");
-    }
-}
-
-/// A send that reached every destination, as far as its options ask.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct Receipt {
-    /// The message's id.
-    pub id: UniqueId,
-    /// How many destinations it went to.
-    pub delivered: usize,
-}
-
-/// A send that did not reach every destination. Those that are not listed were reached.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SendError {
-    /// The message's id.
-    pub id: UniqueId,
-    /// How many destinations the message had.
-    pub destinations: usize,
-    /// Each destination that was not reached, once, with the cause.
-    pub faults: Vec<Fault>,
-    /// The body, when the message was handed back because a queue was full.
-    pub returned: Option<Bytes>,
-}
-
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} destinations not reached", self.faults.len(), self.destinations)?;
-        let mut separator = ": ";
-        for Fault { member, cause } in &self.faults {
-            write!(f, "{separator}{member} {cause}")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for SendError {}
-
-/// A destination that was not reached.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Fault {
-    /// The destination.
-    pub member: Member,
-    /// Why.
-    pub cause: FaultCause,
-}
-
-/// Why a destination was not reached.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FaultCause {
-    /// No connection could be opened, in all attempts.
-    #[error("could not be connected to: {0}")]
-    Connect(io::ErrorKind),
-    /// The connection ended before the outcome was known, in all attempts. The message may have arrived.
-    #[error("lost its connection: {0}")]
-    Connection(io::ErrorKind),
-    /// No acknowledgement came in time. The message may have arrived.
-    #[error("did not answer within {0:?}")]
-    Timeout(Duration),
-    /// The receiver's listener failed: a negative acknowledgement.
-    #[error("received the message, but its listener failed")]
-    Rejected,
-    /// The queue to this destination is full.
-    #[error("has a full queue")]
-    QueueFull,
-    /// The message is larger than the transport takes.
-    #[error("cannot take {size} bytes, the limit is {limit}")]
-    TooLarge {
-        /// The size of the body or datagram, in bytes.
-        size: usize,
-        /// What the transport takes, in bytes.
-        limit: usize,
-    },
-    /// A datagram was asked for, and the member has no UDP port or this channel no UDP transport: both channels need one, see
-    /// [`ChannelBuilder::udp`](crate::ChannelBuilder::udp).
-    #[error("cannot be reached by UDP, which both channels need, see ChannelBuilder::udp")]
-    NoUdp,
-    /// The transport does not know a way to such a member.
-    #[error("cannot be reached by this transport")]
-    Unreachable,
-    /// The channel is stopped, or was before the message was sent.
-    #[error("was not sent to: the channel is stopped")]
-    Stopped,
-    /// Something between the sender and the transport lost the message; a bug of an interceptor or a transport.
-    #[error("was not sent to: the message was dropped on its way")]
-    Dropped,
-    /// An interceptor refused to send the message.
-    #[error("was not sent to: {0}")]
-    Refused(&'static str),
 }
 
 #[cfg(test)]

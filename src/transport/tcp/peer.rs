@@ -5,11 +5,13 @@
 //! those of others: a caller that waits for its own if there is one, else the sending thread. A reader that leaves wakes one of
 //! the *followers*, the callers that wait for a turn.
 
+mod driver;
+mod reader;
+
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Instant;
 
 use super::conn::{self, Conn};
@@ -17,8 +19,10 @@ use super::link::{Failed, Link, Loss, Pending, Phase};
 use super::outbox::Outbox;
 use super::reactor::Core;
 use crate::clock;
-use crate::completion::{FaultCause, Sending, Watch};
+use crate::completion::{FaultCause, Watch};
 use crate::member::Member;
+
+pub(super) use reader::Led;
 
 /// Batches that a thread writes in a row: then the sending thread goes on, after it has looked after other destinations.
 pub(super) const BATCHES: usize = 8;
@@ -60,19 +64,6 @@ struct State {
     scheduled: bool,
     /// Looked at by the sending thread at every tick.
     ticking: bool,
-}
-
-/// What came of an attempt to read for a send.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Led {
-    /// The send awaits nothing here that could be read.
-    Nothing,
-    /// Another thread reads.
-    Taken,
-    /// Read until the send's messages here were settled, or the connection ended.
-    Read,
-    /// Nothing came in for long.
-    Impatient,
 }
 
 /// What the sending thread is to do for a destination.
@@ -136,206 +127,6 @@ impl Peer {
         state.promised |= attended && can_take;
         if (can_take && !state.promised) || !state.ticking || state.link.phase() == Phase::Idle {
             self.schedule(&mut state);
-        }
-    }
-
-    /// Writes what was submitted, unless another thread does already.
-    pub(super) fn carry_on(self: &Arc<Self>) {
-        let mut state = self.lock();
-        if !state.driving && state.conn.is_some() && state.link.can_take() {
-            state.driving = true;
-            let crowded = !state.followers.is_empty();
-            drop(state);
-            if crowded {
-                // Callers come in crowds: one read has just answered several, and each is about to send again. Those that are ready
-                // to run put their messages beside this one, and all leave in one write. Looking twice catches nearly all.
-                thread::yield_now();
-                thread::yield_now();
-            }
-            self.drive(BATCHES);
-        }
-    }
-
-    /// Reads acknowledgements on behalf of a send, if nobody else does.
-    pub(super) fn lead(self: &Arc<Self>, sending: &Sending) -> Led {
-        let conn = {
-            let mut state = self.lock();
-            let Some(conn) = state.conn.clone() else { return Led::Nothing };
-            if !state.link.owes(sending) {
-                return Led::Nothing;
-            }
-            if state.reading {
-                return Led::Taken;
-            }
-            state.reading = true;
-            state.callers_read = true;
-            conn
-        };
-        let mut led = Led::Read;
-        loop {
-            match self.read(&conn, Conn::read_patiently) {
-                Ok(()) => {}
-                Err(error) if conn::would_wait(&error) => {
-                    led = Led::Impatient;
-                    break;
-                }
-                Err(error) => {
-                    self.break_off(&conn, Loss::Connection(error.kind()));
-                    break;
-                }
-            }
-            if sending.is_done() || !self.lock().link.owes(sending) {
-                break;
-            }
-        }
-        let mut state = self.lock();
-        state.reading = false;
-        state.orphans |= led == Led::Impatient;
-        self.pass_on(&mut state);
-        led
-    }
-
-    /// Lines up for a turn as the reader; false when nobody reads just now, and it can be had at once.
-    pub(super) fn follow(&self, sending: &Sending, watch: &Watch) -> bool {
-        let mut state = self.lock();
-        if !state.reading && state.conn.is_some() && state.link.owes(sending) {
-            return false;
-        }
-        if !state.link.is_quiet() {
-            if state.followers.len() >= 64 {
-                state.followers.retain(|follower| !follower.is_done());
-            }
-            state.followers.push_back(watch.clone());
-        }
-        true
-    }
-
-    /// A caller leaves without having read all that it waits for: the sending thread takes over.
-    pub(super) fn hand_over(self: &Arc<Self>) {
-        let mut state = self.lock();
-        if !state.link.is_quiet() {
-            state.orphans = true;
-            if !state.reading {
-                self.pass_on(&mut state);
-            }
-        }
-    }
-
-    /// Reads what is there, for the sending thread. False when a caller reads and will see what came in: then the sending thread
-    /// need not be told for a while.
-    pub(super) fn readable(self: &Arc<Self>) -> bool {
-        let conn = {
-            let mut state = self.lock();
-            let Some(conn) = state.conn.clone() else {
-                self.see_off(&mut state);
-                return true;
-            };
-            if state.reading {
-                if state.link.is_blocked() {
-                    return true;
-                }
-                state.armed = false;
-                if !state.ticking {
-                    self.schedule(&mut state);
-                }
-                return false;
-            }
-            state.reading = true;
-            conn
-        };
-        loop {
-            match self.read(&conn, Conn::read_at_once) {
-                Ok(()) => {}
-                Err(error) if conn::would_wait(&error) => break,
-                Err(error) => {
-                    self.break_off(&conn, Loss::Connection(error.kind()));
-                    break;
-                }
-            }
-        }
-        let mut state = self.lock();
-        state.reading = false;
-        self.pass_on(&mut state);
-        true
-    }
-
-    /// The socket takes bytes again.
-    pub(super) fn writable(self: &Arc<Self>) {
-        let mut state = self.lock();
-        if state.driving {
-            state.writable = true;
-        } else if state.link.is_blocked() {
-            state.driving = true;
-            drop(state);
-            self.drive(BATCHES);
-        }
-    }
-
-    /// Writes what there is to write. The caller has taken the role of the driver; It stops after so many
-    /// `batches`, and the sending thread goes on.
-    pub(super) fn drive(self: &Arc<Self>, mut batches: usize) {
-        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wrote = false;
-        loop {
-            let mut state = self.lock();
-            if let Some(loss) = state.lost.take() {
-                let (failed, again) = state.link.lost(&loss, clock::now(), outbox.reset());
-                state.orphans = false;
-                self.core.stats.resent.add(again);
-                self.schedule(&mut state);
-                drop(state);
-                self.report(failed, &loss);
-                continue;
-            }
-            let Some(conn) = state.conn.clone() else {
-                state.driving = false;
-                return;
-            };
-            state.writable = false;
-            state.promised = false;
-            state.link.unblocked();
-            if outbox.is_empty() {
-                if batches == 0 && state.link.can_take() {
-                    state.driving = false;
-                    self.schedule(&mut state);
-                    return;
-                }
-                batches = batches.saturating_sub(1);
-                state.link.take(|pending| outbox.push(pending));
-                if outbox.is_empty() {
-                    if state.link.is_retired() {
-                        self.lose(&mut state, Loss::Retired);
-                        continue;
-                    }
-                    state.driving = false;
-                    return;
-                }
-                drop(state);
-                outbox.encode();
-                if outbox.has_acknowledged() && !self.launch(&mut outbox) {
-                    continue;
-                }
-            } else {
-                drop(state);
-            }
-            match outbox.write(|slices| conn.write(slices).inspect(|count| self.core.stats.bytes.add(*count as u64))) {
-                Ok(()) => {
-                    wrote = true;
-                    let mut frames = 0;
-                    for pending in outbox.settled() {
-                        frames += 1;
-                        pending.leg.delivered();
-                    }
-                    self.core.stats.frames.add(frames);
-                }
-                Err(error) if conn::would_wait(&error) => {
-                    if self.rest(&outbox, wrote) {
-                        return;
-                    }
-                    wrote = false;
-                }
-                Err(error) => self.break_off(&conn, Loss::Connection(error.kind())),
-            }
         }
     }
 
@@ -449,103 +240,6 @@ impl Peer {
     pub(super) fn load(&self) -> (bool, usize) {
         let state = self.lock();
         (state.conn.is_some(), state.link.pending())
-    }
-
-    /// Reads once and settles what came.
-    fn read(self: &Arc<Self>, conn: &Arc<Conn>, read: impl FnOnce(&Conn, &mut [u8]) -> io::Result<usize>) -> io::Result<()> {
-        let mut inbox = conn.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let inbox = &mut *inbox;
-        let count = read(conn, inbox.acks.space())?;
-        if count == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let (drive, sound) = {
-            let mut state = self.lock();
-            if !state.conn.as_ref().is_some_and(|current| Arc::ptr_eq(current, conn)) {
-                return Err(ErrorKind::ConnectionAborted.into());
-            }
-            state.link.alive(clock::now());
-            let mut expected = true;
-            let parsed = inbox.acks.parse(count, |answer| match state.link.answered(answer) {
-                Some(settled) => inbox.settled.push(settled),
-                None => expected = false,
-            });
-            state.orphans &= state.link.has_flight();
-            let drive = !state.driving && (state.link.can_take() || state.link.is_retired());
-            state.driving |= drive;
-            (drive, expected && parsed.is_ok())
-        };
-        for (pending, delivered) in inbox.settled.drain(..) {
-            if delivered {
-                pending.leg.delivered();
-            } else {
-                self.core.fail(pending.leg, FaultCause::Rejected);
-            }
-        }
-        if drive {
-            self.drive(BATCHES);
-        }
-        if sound { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
-    }
-
-    /// Puts what wants an acknowledgement in flight. False when the connection was lost meanwhile.
-    fn launch(self: &Arc<Self>, outbox: &mut Outbox) -> bool {
-        let mut state = self.lock();
-        if state.lost.is_some() {
-            return false;
-        }
-        let mut frames = 0;
-        let mut orphans = false;
-        outbox.launch(|pending| {
-            frames += 1;
-            orphans |= !pending.attended;
-            state.link.launch(pending);
-        });
-        self.core.stats.frames.add(frames);
-        state.orphans |= orphans;
-        if !state.reading {
-            self.pass_on(&mut state);
-        }
-        if !state.ticking {
-            self.schedule(&mut state);
-        }
-        true
-    }
-
-    /// The socket takes nothing more: the driver stops until it does. False when it does already.
-    fn rest(self: &Arc<Self>, outbox: &Outbox, progress: bool) -> bool {
-        let now = clock::now();
-        let mut state = self.lock();
-        if progress {
-            state.link.alive(now);
-        }
-        state.link.blocked(outbox.oldest().unwrap_or(now));
-        if state.writable || state.lost.is_some() {
-            return false;
-        }
-        state.driving = false;
-        if !state.ticking || !state.armed {
-            state.armed = true;
-            self.schedule(&mut state);
-        }
-        true
-    }
-
-    /// Lets somebody else read what is still in flight.
-    fn pass_on(self: &Arc<Self>, state: &mut State) {
-        if !state.link.has_flight() {
-            return;
-        }
-        while let Some(follower) = state.followers.pop_front() {
-            if !follower.is_done() {
-                follower.poke();
-                return;
-            }
-        }
-        if state.orphans && !state.armed && state.conn.is_some() {
-            state.armed = true;
-            self.schedule(state);
-        }
     }
 
     /// The connection is found to have ended; the driver, or else this thread, clears up.
