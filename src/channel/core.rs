@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::courier::Courier;
 use super::driver::{Inbox, Report};
@@ -26,7 +26,7 @@ use crate::options::{Acknowledgement, SendOptions};
 use crate::stack::{Event, Gate, Inbound, Outbound, Output, Probe, Reply, Stack, Time, Urgency, View, pass_gates};
 use crate::transport::duplicates::{Admission, DuplicateLimits, Duplicates};
 use crate::transport::{MessageHandler, Receiver, Sender};
-use crate::wire::{Frame, FrameDecoder, channel_data, frame};
+use crate::wire::{Frame, channel_data, frame};
 
 /// Multicast messages that wait for the listeners; more are dropped, as the network would.
 const MAX_BROADCASTS: usize = 1024;
@@ -485,15 +485,10 @@ impl MemberHandler for MemberFeed {
     fn broadcast(&self, datagram: Bytes) {
         let Some(core) = self.core.upgrade() else { return };
         let local = core.local();
-        let decoder = FrameDecoder::new(datagram.len());
-        let mut stream = BytesMut::from(datagram);
-        loop {
-            let message = match decoder.next(&mut stream) {
-                Ok(Some(Frame::Data(data))) => channel_data::decode(&data, None),
-                Ok(Some(_)) => continue,
-                Ok(None) if stream.is_empty() => return,
-                // Part of a frame is as useless as a bad one.
-                Ok(None) => return core.drop_broadcast(),
+        for found in frame::in_datagram(datagram) {
+            let message = match found {
+                Ok(Frame::Data(data)) => channel_data::decode(&data, None),
+                Ok(_) => continue,
                 Err(error) => Err(error),
             };
             match message {
