@@ -68,12 +68,6 @@ impl Leg {
         Self { member: self.member.clone(), shared: self.shared.clone(), permit: None }
     }
 
-    /// Whether anybody may want to know the outcome: false for a [detached](Self::detached) leg.
-    #[must_use]
-    pub fn is_watched(&self) -> bool {
-        self.shared.is_some()
-    }
-
     /// Whether this leg is one of that send's.
     pub(crate) fn belongs_to(&self, sending: &Sending) -> bool {
         self.shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, &sending.shared))
