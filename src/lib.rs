@@ -67,6 +67,7 @@ mod options;
 
 pub mod interceptors;
 pub mod membership;
+pub mod session;
 pub mod stack;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

@@ -1,0 +1,505 @@
+//! Changes made here, and the confirmations they wait for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::message::{Entry, SwapOutcome, Want};
+use super::record::{Attribute, Death, Lease, Name, Record};
+use super::seen::Seen;
+use super::table::{Held, Key, slot_of};
+use super::version::Version;
+use super::{Copies, Engine, Output, Ticket, What};
+use crate::member::Member;
+use crate::stack::Time;
+
+/// A change of one entry.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// A new entry under a key that must be free.
+    Create { lease: Duration, attributes: Vec<(Name, Option<Bytes>)> },
+    /// The entry as a whole, whether there was one or not.
+    Replace { lease: Duration, attributes: Vec<(Name, Option<Bytes>)> },
+    /// Attributes, and the lease if it changes, of an entry that was read before: `read` is what was read.
+    Update { read: Arc<Record>, lease: Option<Duration>, attributes: Vec<(Name, Option<Bytes>)> },
+    /// The entry goes on under another key of the same slot; the old key dies.
+    Rename { read: Arc<Record>, to: Key, lease: Option<Duration>, attributes: Vec<(Name, Option<Bytes>)> },
+    /// The entry dies.
+    Remove,
+}
+
+/// Why a change was not made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refusal {
+    /// The key is taken, or was and is not forgotten yet.
+    Exists,
+    /// The entry was removed, here or elsewhere, since it was read.
+    Removed,
+    /// The entry has expired.
+    Expired,
+    /// This member holds as much as it may.
+    Full,
+    /// More than [`MAX_ATTRIBUTES`] attributes, or bytes than one message can carry.
+    TooLarge,
+    /// The new key belongs to another slot.
+    OtherSlot,
+}
+
+/// Attributes of one entry, removed ones included.
+pub(crate) const MAX_ATTRIBUTES: usize = 4096;
+/// Bytes of one entry.
+pub(crate) const MAX_ENTRY: usize = 64 << 20;
+
+/// What became of a change.
+#[derive(Clone, Debug)]
+pub(crate) struct Committed {
+    pub(crate) version: Version,
+    /// How many other members are to hold it.
+    pub(crate) wanted: usize,
+    /// The other members that do.
+    pub(crate) confirmed: Vec<Member>,
+}
+
+/// A change that did not get its confirmations in time. It is made, and goes on being replicated.
+#[derive(Clone, Debug)]
+pub(crate) struct CommitFault {
+    pub(crate) committed: Committed,
+    /// How many confirmations were waited for.
+    pub(crate) needed: usize,
+}
+
+/// A commit that is done, or under way.
+#[derive(Clone, Debug)]
+pub(crate) enum Commit {
+    Done(Committed),
+    /// [`Output::Committed`] will tell.
+    Waiting(Ticket),
+}
+
+/// What one destination means for a commit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Outlook {
+    Confirmed,
+    Failed,
+}
+
+/// Who waits for a commit.
+#[derive(Clone, Debug)]
+pub(super) enum Whom {
+    Local,
+    /// Another member, that asked for a swap.
+    Remote {
+        member: Member,
+        request: u64,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    waiting: HashMap<Ticket, Waiting>,
+    due: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    key: Key,
+    whom: Whom,
+    want: Want,
+    committed: Committed,
+    asked: Vec<Member>,
+    /// Did not take it; asked again only when placed anew.
+    failed: Vec<Member>,
+    deadline: u64,
+    hedge_at: Option<u64>,
+}
+
+impl Commits {
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+}
+
+impl Engine {
+    /// Makes a change here and sends it to the entry's holders.
+    pub(crate) fn commit(&mut self, now: Time, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+        self.at(now);
+        self.commit_for(Whom::Local, key, change, want)
+    }
+
+    pub(super) fn commit_for(&mut self, whom: Whom, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+        let (version, entries) = match change {
+            Change::Create { lease, attributes } => {
+                if self.table.get(key).is_some_and(|held| held.record.death() != Some(Death::Lapsed)) {
+                    return Err(Refusal::Exists);
+                }
+                self.bear(key, lease, attributes)?
+            }
+            Change::Replace { lease, attributes } => self.bear(key, lease, attributes)?,
+            Change::Update { read, lease, attributes } => self.update(key, &read, lease, attributes)?,
+            Change::Rename { read, to, lease, attributes } => self.rename(key, &read, to, lease, attributes)?,
+            Change::Remove => self.bury(key),
+        };
+        let holders: Vec<_> = self.holders_but_me(slot_of(key));
+        let committed = Committed { version, wanted: self.wanted(), confirmed: Vec::new() };
+        let ticket = self.number();
+        let hedge = self.in_millis(self.config.hedge_after);
+        let waiting = Waiting {
+            key: key.into(),
+            whom,
+            want,
+            committed,
+            asked: holders.clone(),
+            failed: Vec::new(),
+            deadline: self.in_millis(self.config.commit_timeout),
+            hedge_at: Some(hedge),
+        };
+        let needed = self.needed(&waiting);
+        self.put(holders, entries, (needed > 0).then_some(ticket));
+        if needed == 0 && matches!(waiting.whom, Whom::Local) {
+            return Ok(Commit::Done(waiting.committed));
+        }
+        let due = hedge.min(waiting.deadline);
+        self.commits.waiting.insert(ticket, waiting);
+        self.commits.due = Some(self.commits.due.map_or(due, |at| at.min(due)));
+        self.settle(ticket);
+        Ok(Commit::Waiting(ticket))
+    }
+
+    /// A new incarnation of a key.
+    fn bear(
+        &mut self,
+        key: &[u8],
+        lease: Duration,
+        attributes: Vec<(Name, Option<Bytes>)>,
+    ) -> Result<(Version, Vec<Entry>), Refusal> {
+        self.check(&attributes)?;
+        let known = self.table.get(key);
+        let existed = known.is_some_and(Held::is_alive);
+        let floor = known.map_or(0, |held| held.record.latest());
+        if known.is_none() && self.is_full() {
+            self.counters.refused += 1;
+            return Err(Refusal::Full);
+        }
+        let version = self.tick(floor);
+        let mut record = Record::born(version, millis_of(lease));
+        record.attributes = written(version, attributes);
+        self.merge_here(key, &record);
+        if !existed {
+            self.counters.created += 1;
+            self.event(key, What::Created, false);
+        }
+        self.told_of_changes(key, record.attributes, false);
+        Ok((version, self.whole(key).into_iter().collect()))
+    }
+
+    fn update(
+        &mut self,
+        key: &[u8],
+        read: &Arc<Record>,
+        lease: Option<Duration>,
+        attributes: Vec<(Name, Option<Bytes>)>,
+    ) -> Result<(Version, Vec<Entry>), Refusal> {
+        self.check(&attributes)?;
+        let before = self.base(key, read)?;
+        if before.attributes.len() + attributes.len() > MAX_ATTRIBUTES {
+            return Err(Refusal::TooLarge);
+        }
+        let version = self.tick(before.latest());
+        let change = Record {
+            birth: before.birth,
+            touched: version.time,
+            lease: lease.map_or(before.lease, |lease| Lease { version, millis: millis_of(lease) }),
+            seen: Seen::one(version),
+            attributes: written(version, attributes),
+            ..Record::default()
+        };
+        let base = before.seen.clone();
+        drop(before);
+        self.merge_here(key, &change);
+        self.told_of_changes(key, change.attributes.clone(), false);
+        let entry = Entry { key: key.into(), record: Arc::new(change), base: Some(base), idle: 0, keep: 0 };
+        Ok((version, vec![entry]))
+    }
+
+    fn rename(
+        &mut self,
+        key: &[u8],
+        read: &Arc<Record>,
+        to: Key,
+        lease: Option<Duration>,
+        attributes: Vec<(Name, Option<Bytes>)>,
+    ) -> Result<(Version, Vec<Entry>), Refusal> {
+        if slot_of(key) != slot_of(&to) || *key == *to {
+            return Err(Refusal::OtherSlot);
+        }
+        if self.table.get(&to).is_some() {
+            return Err(Refusal::Exists);
+        }
+        self.check(&attributes)?;
+        let before = self.base(key, read)?;
+        let version = self.tick(before.latest());
+        let mut record = Record { birth: version, touched: version.time, lapsed: 0, ..(*before).clone() };
+        if let Some(lease) = lease {
+            record.lease = Lease { version, millis: millis_of(lease) };
+        }
+        record.seen.add(version);
+        written(version, attributes).into_iter().for_each(|attribute| record.put(attribute));
+        self.merge_here(&to, &record);
+        let (_, mut entries) = self.bury_as(key, None);
+        self.event(key, What::Renamed(to.clone()), false);
+        entries.extend(self.whole(&to));
+        Ok((version, entries))
+    }
+
+    /// The record that a change is made on, which is here from now on.
+    fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<Arc<Record>, Refusal> {
+        let slot = slot_of(key);
+        match self.table.get(key) {
+            Some(held) => match held.record.death() {
+                None => Ok(Arc::clone(&held.record)),
+                Some(Death::Removed) => {
+                    self.counters.late += 1;
+                    Err(Refusal::Removed)
+                }
+                Some(Death::Lapsed) => Err(Refusal::Expired),
+            },
+            // Whoever has everything would know of it: it has died, and even its tombstone is gone.
+            None if self.slots[usize::from(slot)].complete => Err(Refusal::Removed),
+            None => {
+                let held = Held::new((**read).clone(), self.millis());
+                self.table.insert(key, held);
+                self.handover_soon();
+                Ok(Arc::clone(read))
+            }
+        }
+    }
+
+    fn bury(&mut self, key: &[u8]) -> (Version, Vec<Entry>) {
+        let age = self.table.get(key).filter(|held| held.is_alive()).map(|held| self.age(&held.record));
+        let buried = self.bury_as(key, age);
+        if age.is_some() {
+            self.counters.removed += 1;
+        }
+        buried
+    }
+
+    /// Leaves a tombstone, and tells of it if an age is given.
+    fn bury_as(&mut self, key: &[u8], age: Option<Duration>) -> (Version, Vec<Entry>) {
+        let (floor, lease) = self.table.get(key).map_or((0, 0), |held| (held.record.latest(), held.record.lease.millis));
+        let version = self.tick(floor);
+        self.merge_here(key, &Record::tombstone(version));
+        self.remember_dead(key, lease);
+        let entry = self.whole(key);
+        #[cfg(test)]
+        if self.config.flaws.drop_tombstones {
+            self.table.remove(key);
+        }
+        if let Some(age) = age {
+            self.event(key, What::Removed { age }, false);
+        }
+        (version, entry.into_iter().collect())
+    }
+
+    /// Merges into the entry that is here, or makes it; an access, and a change that nobody has confirmed.
+    fn merge_here(&mut self, key: &[u8], change: &Record) {
+        let now = self.millis();
+        let merged = self.table.change(key, |held| {
+            Arc::make_mut(&mut held.record).merge(change);
+            held.fingerprint = held.record.fingerprint();
+            held.copies = 0;
+            (held.accessed, held.accessed_here, held.told) = (now, true, now);
+        });
+        if merged.is_none() {
+            let held = Held { accessed_here: true, ..Held::new(change.clone(), now) };
+            self.table.insert(key, held);
+        }
+        if self.placement.rank(slot_of(key), &self.local).is_none() {
+            self.handover_soon();
+        }
+    }
+
+    fn check(&self, attributes: &[(Name, Option<Bytes>)]) -> Result<(), Refusal> {
+        let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        let too_large = attributes.len() > MAX_ATTRIBUTES
+            || bytes > MAX_ENTRY
+            || attributes.iter().any(|(name, _)| name.len() > u16::MAX.into());
+        if too_large { Err(Refusal::TooLarge) } else { Ok(()) }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.table.len() >= self.config.max_entries || self.table.bytes() >= self.config.max_bytes
+    }
+
+    pub(super) fn age(&self, record: &Record) -> Duration {
+        Duration::from_millis(self.now.epoch_millis.saturating_sub(record.birth.epoch_millis()))
+    }
+
+    pub(super) fn told_of_changes(&mut self, key: &[u8], attributes: Vec<Attribute>, remote: bool) {
+        if !attributes.is_empty() {
+            self.event(key, What::Changed(attributes), remote);
+        }
+    }
+
+    /// The members that hold a slot, without this one.
+    pub(super) fn holders_but_me(&self, slot: u16) -> Vec<Member> {
+        self.placement.holding(slot).filter(|member| **member != self.local).cloned().collect()
+    }
+
+    /// How many other members are to hold each entry.
+    pub(super) fn wanted(&self) -> usize {
+        match self.config.copies {
+            Copies::Backups(backups) => backups,
+            Copies::Everywhere => self.placement.members().iter().filter(|member| **member != self.local).count(),
+        }
+    }
+
+    /// How many confirmations a commit needs, as things are.
+    fn needed(&self, waiting: &Waiting) -> usize {
+        let others = self.placement.members().iter().filter(|member| **member != self.local).count();
+        match waiting.want {
+            Want::None => 0,
+            Want::Copies(copies) => usize::try_from(copies).map_or(others, |copies| copies.min(others)),
+            Want::All => self.placement.holding(slot_of(&waiting.key)).filter(|member| **member != self.local).count(),
+        }
+    }
+
+    /// One destination's answer.
+    pub(super) fn commit_outlook(&mut self, ticket: Option<Ticket>, member: &Member, outlook: Outlook) {
+        let Some(ticket) = ticket else { return };
+        let Some(waiting) = self.commits.waiting.get_mut(&ticket) else { return };
+        match outlook {
+            Outlook::Confirmed => {
+                if !waiting.committed.confirmed.contains(member) {
+                    waiting.committed.confirmed.push(member.clone());
+                }
+                self.settle(ticket);
+            }
+            Outlook::Failed => {
+                waiting.failed.push(member.clone());
+                self.hedge(ticket, false);
+            }
+        }
+    }
+
+    /// Asks one more member to hold the entry of a commit, until its holders do; one that failed before only if `again`.
+    fn hedge(&mut self, ticket: Ticket, again: bool) {
+        let Some(waiting) = self.commits.waiting.get_mut(&ticket) else { return };
+        let order = self.placement.order(slot_of(&waiting.key));
+        let fresh = order.into_iter().find(|member| **member != self.local && !waiting.asked.contains(member)).cloned();
+        let key = waiting.key.clone();
+        if let Some(next) = fresh.or_else(|| if again { waiting.failed.pop() } else { None }) {
+            self.ask(ticket, next, key);
+        }
+    }
+
+    fn ask(&mut self, ticket: Ticket, member: Member, key: Key) {
+        if let Some(waiting) = self.commits.waiting.get_mut(&ticket) {
+            waiting.asked.push(member.clone());
+        }
+        self.put_whole(&member, [key], Some(ticket));
+    }
+
+    fn settle(&mut self, ticket: Ticket) {
+        let Some(waiting) = self.commits.waiting.get(&ticket) else { return };
+        let needed = self.needed(waiting);
+        let met = match waiting.want {
+            Want::All => {
+                self.holders_but_me(slot_of(&waiting.key)).iter().all(|holder| waiting.committed.confirmed.contains(holder))
+            }
+            _ => waiting.committed.confirmed.len() >= needed,
+        };
+        #[cfg(test)]
+        let met = met || self.config.flaws.forget_backup;
+        if met && let Some(waiting) = self.commits.waiting.remove(&ticket) {
+            self.answer(ticket, waiting, needed, true);
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, waiting: Waiting, needed: usize, met: bool) {
+        let Waiting { whom, committed, .. } = waiting;
+        match whom {
+            Whom::Local => {
+                let result = if met { Ok(committed) } else { Err(CommitFault { committed, needed }) };
+                self.outputs.push_back(Output::Committed(ticket, result));
+            }
+            Whom::Remote { member, request } => {
+                let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+                let (version, wanted) = (committed.version, count(committed.wanted));
+                // Whoever asked counts this member's copy as well.
+                let confirmed = count(committed.confirmed.len()) + 1;
+                let outcome = if met {
+                    SwapOutcome::Done { version, confirmed, wanted }
+                } else {
+                    SwapOutcome::Unconfirmed { version, confirmed, wanted }
+                };
+                self.swap_answer(&member, request, outcome);
+            }
+        }
+    }
+
+    pub(super) fn commits_lost(&mut self, member: &Member) {
+        for waiting in self.commits.waiting.values_mut() {
+            [&mut waiting.asked, &mut waiting.failed, &mut waiting.committed.confirmed]
+                .into_iter()
+                .for_each(|list| list.retain(|listed| listed != member));
+        }
+        self.commits_placed();
+    }
+
+    /// The holders are others now: those that have not been asked are.
+    pub(super) fn commits_placed(&mut self) {
+        let tickets: Vec<_> = self.commits.waiting.keys().copied().collect();
+        for ticket in tickets {
+            let Some(waiting) = self.commits.waiting.get(&ticket) else { continue };
+            let key = waiting.key.clone();
+            let holders = self.holders_but_me(slot_of(&key));
+            let fresh = holders.into_iter().filter(|holder| !waiting.asked.contains(holder)).collect::<Vec<_>>();
+            fresh.into_iter().for_each(|holder| self.ask(ticket, holder, key.clone()));
+            self.settle(ticket);
+        }
+    }
+
+    pub(super) fn commits_timeout(&mut self) {
+        let now = self.millis();
+        if self.commits.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let late: Vec<_> =
+            self.commits.waiting.iter().filter(|(_, waiting)| waiting.deadline <= now).map(|(ticket, _)| *ticket).collect();
+        for ticket in late {
+            if let Some(waiting) = self.commits.waiting.remove(&ticket) {
+                let needed = self.needed(&waiting);
+                self.answer(ticket, waiting, needed, false);
+            }
+        }
+        let slow: Vec<_> = self
+            .commits
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.hedge_at.is_some_and(|at| at <= now))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        let again = self.in_millis(self.config.hedge_after);
+        for ticket in slow {
+            if let Some(waiting) = self.commits.waiting.get_mut(&ticket) {
+                waiting.hedge_at = Some(again);
+            }
+            self.hedge(ticket, true);
+        }
+        let next = |waiting: &Waiting| waiting.hedge_at.map_or(waiting.deadline, |at| at.min(waiting.deadline));
+        self.commits.due = self.commits.waiting.values().map(next).min();
+    }
+}
+
+fn millis_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// The attributes of a change, sorted; of two with one name, the last.
+fn written(version: Version, attributes: Vec<(Name, Option<Bytes>)>) -> Vec<Attribute> {
+    let mut record = Record::default();
+    attributes.into_iter().for_each(|(name, value)| record.put(Attribute { name, version, value }));
+    record.attributes
+}

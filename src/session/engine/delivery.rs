@@ -1,0 +1,143 @@
+//! Messages whose outcome matters: which entries they carry, and for which commit.
+
+use std::collections::HashMap;
+
+use super::commit::Outlook;
+use super::message::{Entry, Message};
+use super::table::{Key, slot_of};
+use super::{Engine, Outcome, Ticket, Token};
+use crate::member::Member;
+
+/// Entries in one message, at most, in bytes: what is larger goes in several.
+const MAX_BATCH: usize = 256 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    under_way: HashMap<Token, Delivery>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    what: Cargo,
+    /// Destinations whose outcome is not known yet.
+    left: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Cargo {
+    Hello,
+    /// Entries, each with its fingerprint when it was sent.
+    Entries {
+        entries: Vec<(Key, u64)>,
+        whole: bool,
+        ticket: Option<Ticket>,
+    },
+}
+
+impl Engine {
+    pub(super) fn track_hello(&mut self) -> Token {
+        self.track(Cargo::Hello, 1)
+    }
+
+    fn track(&mut self, what: Cargo, left: usize) -> Token {
+        let token = self.number();
+        self.deliveries.under_way.insert(token, Delivery { what, left });
+        token
+    }
+
+    /// Sends entries, or changes of them, to members that are to hold them.
+    pub(super) fn put(&mut self, to: Vec<Member>, entries: Vec<Entry>, ticket: Option<Ticket>) {
+        if to.is_empty() || entries.is_empty() {
+            return;
+        }
+        let whole = entries.iter().all(|entry| entry.base.is_none());
+        let fingerprint = |entry: &Entry| self.table.get(&entry.key).map_or(0, |held| held.fingerprint);
+        let sent = entries.iter().map(|entry| (entry.key.clone(), fingerprint(entry))).collect();
+        let token = self.track(Cargo::Entries { entries: sent, whole, ticket }, to.len());
+        self.send(to, &Message::Put(entries), Some(token));
+    }
+
+    /// Sends the whole of these entries to a member, in as many messages as it takes.
+    pub(super) fn put_whole(&mut self, to: &Member, keys: impl IntoIterator<Item = Key>, ticket: Option<Ticket>) {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for key in keys {
+            let Some(entry) = self.whole(&key) else { continue };
+            let size = entry.record.size();
+            if bytes > 0 && bytes + size > MAX_BATCH {
+                self.put(vec![to.clone()], std::mem::take(&mut batch), ticket);
+                bytes = 0;
+            }
+            bytes += size;
+            batch.push(entry);
+        }
+        self.put(vec![to.clone()], batch, ticket);
+    }
+
+    /// An entry as it goes to others.
+    pub(super) fn whole(&self, key: &[u8]) -> Option<Entry> {
+        let now = self.millis();
+        let held = self.table.get(key)?;
+        Some(Entry {
+            key: key.into(),
+            record: held.record.clone(),
+            base: None,
+            idle: held.idle(now),
+            keep: held.keep_until.saturating_sub(now),
+        })
+    }
+
+    /// What became of a message at one destination.
+    pub(super) fn delivered(&mut self, token: Token, to: &Member, outcome: Outcome) {
+        let Some(delivery) = self.deliveries.under_way.get_mut(&token) else { return };
+        delivery.left -= 1;
+        let what = if delivery.left == 0 {
+            self.deliveries.under_way.remove(&token).map(|delivery| delivery.what)
+        } else {
+            Some(delivery.what.clone())
+        };
+        match what {
+            Some(Cargo::Hello) => self.hello_sent(to, outcome),
+            Some(Cargo::Entries { entries, whole, ticket }) => self.entries_sent(to, outcome, entries, whole, ticket),
+            None => {}
+        }
+    }
+
+    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Vec<(Key, u64)>, whole: bool, ticket: Option<Ticket>) {
+        match outcome {
+            Outcome::Accepted => {
+                for (key, fingerprint) in &entries {
+                    self.confirmed(key, *fingerprint, to);
+                }
+                self.commit_outlook(ticket, to, Outlook::Confirmed);
+            }
+            // It lacks what the change was made on: that is how it asks for the entry.
+            Outcome::Rejected if !whole => self.put_whole(to, entries.into_iter().map(|(key, _)| key), ticket),
+            Outcome::Rejected | Outcome::Failed => {
+                for (key, _) in &entries {
+                    self.disagree(slot_of(key), to);
+                }
+                self.commit_outlook(ticket, to, Outlook::Failed);
+            }
+        }
+    }
+
+    /// A member holds an entry as it was when it had this fingerprint.
+    pub(super) fn confirmed(&mut self, key: &[u8], fingerprint: u64, by: &Member) {
+        let slot = slot_of(key);
+        let Some(position) = self.placement.rank(slot, by).filter(|position| *position < 32) else { return };
+        let current = self.table.note(key, |held| {
+            let same = held.fingerprint == fingerprint;
+            if same {
+                held.copies |= 1 << position;
+            }
+            same
+        });
+        if current == Some(true) {
+            self.handover_confirmed(key);
+        }
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.deliveries.under_way.len()
+    }
+}

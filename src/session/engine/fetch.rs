@@ -1,0 +1,221 @@
+//! Reading: what is here costs nothing, what is elsewhere a question to who holds it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::message::{Found, Message};
+use super::record::Record;
+use super::table::{Key, slot_of};
+use super::{Engine, Output, Phase, Ticket};
+use crate::member::Member;
+use crate::stack::Time;
+
+/// The answer to a read.
+#[derive(Clone, Debug)]
+pub(crate) enum Get {
+    Here(Arc<Record>),
+    Absent,
+    /// [`Output::Fetched`] will tell.
+    Asking(Ticket),
+}
+
+/// Why an entry could not be read.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchFault {
+    /// Who was asked and did not answer.
+    pub(crate) silent: Vec<Member>,
+}
+
+/// Fetches at once; more are answered as if nobody had.
+const MAX_FETCHES: usize = 65_536;
+
+#[derive(Debug, Default)]
+pub(super) struct Fetches {
+    asking: HashMap<Ticket, Fetch>,
+    due: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    key: Key,
+    /// Yet to be asked, the best last.
+    left: Vec<Member>,
+    /// Asked, and silent so far.
+    silent: Vec<Member>,
+    /// Whether what is here may be all there is: it is the answer when nobody knows better.
+    retry_at: u64,
+    deadline: u64,
+}
+
+impl Fetches {
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+}
+
+impl Engine {
+    /// Reads an entry and notes the access.
+    pub(crate) fn get(&mut self, now: Time, key: &[u8]) -> Get {
+        self.at(now);
+        let slot = slot_of(key);
+        let authority = self.slots[usize::from(slot)].complete;
+        if let Some(held) = self.table.get(key) {
+            if held.record.death() == Some(super::Death::Removed) {
+                return Get::Absent;
+            }
+            let overdue = self.is_overdue(held);
+            if held.is_alive() && !overdue && authority {
+                let record = Arc::clone(&held.record);
+                self.accessed(key);
+                return Get::Here(record);
+            }
+            if !held.is_alive() && authority {
+                return Get::Absent;
+            }
+        } else if authority {
+            return Get::Absent;
+        }
+        self.fetch(key)
+    }
+
+    /// Reads what is here, without an access.
+    pub(crate) fn peek(&self, key: &[u8]) -> Option<&Arc<Record>> {
+        self.table.get(key).filter(|held| held.is_alive()).map(|held| &held.record)
+    }
+
+    fn fetch(&mut self, key: &[u8]) -> Get {
+        let candidates = self.sources(slot_of(key));
+        if candidates.is_empty() || self.fetches.asking.len() >= MAX_FETCHES {
+            return match self.found_here(key) {
+                Some(record) => Get::Here(record),
+                None => Get::Absent,
+            };
+        }
+        self.counters.fetched += 1;
+        let ticket = self.number();
+        let fetch = Fetch {
+            key: key.into(),
+            left: candidates.into_iter().rev().collect(),
+            silent: Vec::new(),
+            retry_at: 0,
+            deadline: self.in_millis(self.config.fetch_timeout),
+        };
+        self.fetches.asking.insert(ticket, fetch);
+        self.ask_next(ticket);
+        Get::Asking(ticket)
+    }
+
+    /// Who may hold a slot's entries: its holders, and those that were before members came that are not complete yet.
+    fn sources(&self, slot: u16) -> Vec<Member> {
+        let ready = |member: &&Member| self.peers.phase_of(member).is_some_and(|phase| phase != Phase::Joining);
+        let holders = self.holders_but_me(slot);
+        let mut sources: Vec<Member> = holders.iter().filter(ready).cloned().collect();
+        // Those that leave hand over what they hold: until then they have it.
+        let order = self.placement.order(slot).into_iter().filter(|member| **member != self.local);
+        let leaving = self.peers.present().filter(|(_, phase)| *phase == Phase::Leaving).map(|(member, _)| member);
+        let more = order.filter(ready).chain(leaving).chain(&holders);
+        for member in more {
+            if !sources.contains(member) {
+                sources.push(member.clone());
+            }
+        }
+        sources
+    }
+
+    /// The entry that is here, if it is alive and not overdue.
+    fn found_here(&mut self, key: &[u8]) -> Option<Arc<Record>> {
+        let held = self.table.get(key).filter(|held| held.is_alive() && !self.is_overdue(held))?;
+        let record = Arc::clone(&held.record);
+        self.accessed(key);
+        Some(record)
+    }
+
+    fn ask_next(&mut self, ticket: Ticket) {
+        let (deadline, retry_at) = match self.fetches.asking.get(&ticket) {
+            Some(fetch) => (fetch.deadline, self.in_millis(self.config.fetch_retry).min(fetch.deadline)),
+            None => return,
+        };
+        let Some(fetch) = self.fetches.asking.get_mut(&ticket) else { return };
+        fetch.retry_at = retry_at;
+        let due = retry_at.min(deadline);
+        self.fetches.due = Some(self.fetches.due.map_or(due, |at| at.min(due)));
+        match fetch.left.pop() {
+            Some(member) => {
+                fetch.silent.push(member.clone());
+                let message = Message::Fetch { request: ticket, key: fetch.key.clone() };
+                self.send(vec![member], &message, None);
+            }
+            None if fetch.silent.is_empty() => self.fetch_ends(ticket),
+            // Somebody may still answer.
+            None => {}
+        }
+    }
+
+    /// Nobody is left to be asked: what is here is what there is.
+    fn fetch_ends(&mut self, ticket: Ticket) {
+        let Some(fetch) = self.fetches.asking.remove(&ticket) else { return };
+        let found = self.found_here(&fetch.key);
+        let result =
+            if found.is_none() && !fetch.silent.is_empty() { Err(FetchFault { silent: fetch.silent }) } else { Ok(found) };
+        self.outputs.push_back(Output::Fetched(ticket, result));
+    }
+
+    pub(super) fn receive_fetch(&mut self, from: &Member, request: u64, key: &[u8]) {
+        let slot = slot_of(key);
+        let answer = match self.whole(key) {
+            Some(entry) => Found::Entry(Box::new(entry)),
+            None if self.slots[usize::from(slot)].complete => Found::Absent,
+            None => Found::Unsure,
+        };
+        self.send(vec![from.clone()], &Message::Fetched { request, answer }, None);
+    }
+
+    pub(super) fn receive_fetched(&mut self, from: &Member, request: u64, answer: Found) {
+        let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
+        let Some(at) = fetch.silent.iter().position(|member| member == from) else { return };
+        fetch.silent.remove(at);
+        match answer {
+            Found::Entry(entry) if entry.key == fetch.key => {
+                self.take(*entry);
+                self.handover_soon();
+                let Some(fetch) = self.fetches.asking.remove(&request) else { return };
+                let found = self.found_here(&fetch.key);
+                self.outputs.push_back(Output::Fetched(request, Ok(found)));
+            }
+            // A holder that has everything: what is not there was let go of, or never was.
+            Found::Absent if self.placement.rank(slot_of(&fetch.key), from).is_some() => {
+                fetch.left.clear();
+                fetch.silent.clear();
+                self.fetch_ends(request);
+            }
+            _ => self.ask_next(request),
+        }
+    }
+
+    pub(super) fn fetches_lost(&mut self, member: &Member) {
+        let mut waiting = Vec::new();
+        for (ticket, fetch) in &mut self.fetches.asking {
+            fetch.left.retain(|listed| listed != member);
+            let before = fetch.silent.len();
+            fetch.silent.retain(|listed| listed != member);
+            if before != fetch.silent.len() {
+                waiting.push(*ticket);
+            }
+        }
+        waiting.into_iter().for_each(|ticket| self.ask_next(ticket));
+    }
+
+    pub(super) fn fetches_timeout(&mut self) {
+        let now = self.millis();
+        if self.fetches.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let over: Vec<_> =
+            self.fetches.asking.iter().filter(|(_, fetch)| fetch.deadline <= now).map(|(ticket, _)| *ticket).collect();
+        over.into_iter().for_each(|ticket| self.fetch_ends(ticket));
+        let slow: Vec<_> =
+            self.fetches.asking.iter().filter(|(_, fetch)| fetch.retry_at <= now).map(|(ticket, _)| *ticket).collect();
+        slow.into_iter().for_each(|ticket| self.ask_next(ticket));
+        self.fetches.due = self.fetches.asking.values().map(|fetch| fetch.retry_at.min(fetch.deadline)).min();
+    }
+}

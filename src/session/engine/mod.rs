@@ -1,0 +1,321 @@
+//! The engine: replicated entries as a state machine, without sockets, threads, clocks or randomness of its own.
+//!
+//! Time and what happened come in by methods, effects go out of [`Engine::poll_output`]. The shell around it (`session::replica`) owns
+//! channel, lock and clock; the simulation owns the same type.
+//!
+//! | file | what it decides |
+//! | --- | --- |
+//! | `record`, `seen`, `version` | what a state is, and how two become one |
+//! | `table`, `placement` | what is here, and who holds what |
+//! | `peers` | who takes part, and in which phase |
+//! | `commit`, `delivery` | changes and their confirmations |
+//! | `receive` | what comes in |
+//! | `fetch`, `swap` | entries of other members: reading, and writing on a condition |
+//! | `transfer` | how a member gets the slots that it has become a holder of |
+//! | `repair` | comparing digests, sending differences |
+//! | `handover` | letting go of what belongs to others |
+//! | `expiry` | leases, touches, tombstones |
+//! | `message`, `codec` | what engines say to each other |
+
+mod codec;
+mod commit;
+mod config;
+mod delivery;
+mod expiry;
+mod fetch;
+#[cfg(test)]
+mod flaws;
+mod handover;
+mod message;
+mod peers;
+mod placement;
+mod receive;
+mod record;
+mod repair;
+mod seen;
+mod swap;
+mod table;
+mod transfer;
+mod version;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::member::Member;
+use crate::stack::Time;
+
+pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
+pub(crate) use config::{Config, Copies};
+pub(crate) use fetch::{FetchFault, Get};
+pub(crate) use message::{Phase, Want};
+pub(crate) use record::{Attribute, Death, Loss, Name, Record};
+pub(crate) use swap::SwapFault;
+pub(crate) use table::{Key, slot_of};
+pub use version::Version;
+
+/// Names a commit, a fetch or a swap in outputs.
+pub(crate) type Ticket = u64;
+
+/// What an engine wants done.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send this message.
+    Send(Send),
+    /// A commit has its confirmations, or will not get them.
+    Committed(Ticket, Result<Committed, CommitFault>),
+    /// A fetch has its answer; `None`: there is no such entry.
+    Fetched(Ticket, Result<Option<Arc<Record>>, FetchFault>),
+    /// A swap has its answer.
+    Swapped(Ticket, Result<Committed, SwapFault>),
+    /// Something happened that listeners may want to know.
+    Event(Event),
+    /// This member is complete.
+    Ready,
+    /// Nothing is left that only this member holds.
+    Drained,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Send {
+    pub(crate) to: Vec<Member>,
+    pub(crate) body: Bytes,
+    /// The outcome at each destination is to be [told](Engine::sent), by this number. Without one, nobody wants to know.
+    pub(crate) token: Option<Token>,
+}
+
+/// Names a message whose outcome the engine waits for.
+pub(crate) type Token = u64;
+
+/// What became of a message at one destination.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// Its engine accepted it.
+    Accepted,
+    /// Its engine, or its channel, rejected it.
+    Rejected,
+    /// It may or may not have arrived.
+    Failed,
+}
+
+/// Something that happened to an entry.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) key: Key,
+    pub(crate) what: What,
+    /// Whether another member did it.
+    pub(crate) remote: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Created,
+    /// The attributes that have changed, with what they are now.
+    Changed(Vec<Attribute>),
+    Removed {
+        age: Duration,
+    },
+    Expired {
+        age: Duration,
+    },
+    /// The entry goes on under this key.
+    Renamed(Key),
+    /// Two writes of one attribute that did not know of each other met, and one was lost.
+    Lost(Loss),
+}
+
+/// Counters of an engine, since it was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) created: u64,
+    pub(crate) removed: u64,
+    pub(crate) expired: u64,
+    /// Changes taken in from others, and those that brought nothing new.
+    pub(crate) replicated: u64,
+    pub(crate) duplicates: u64,
+    /// Changes that lacked their base, so that the whole entry was asked for.
+    pub(crate) bases_missing: u64,
+    /// Changes of dead entries, dropped.
+    pub(crate) late: u64,
+    /// Entries that a comparison found different or missing.
+    pub(crate) repaired: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) fetched: u64,
+    pub(crate) handed_over: u64,
+    /// Refused for a full table.
+    pub(crate) refused: u64,
+    /// Messages of an unknown kind or a newer version, and such that did not decode.
+    pub(crate) unknown: u64,
+    pub(crate) malformed: u64,
+    /// Messages sent, by destination, and their bodies.
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The state of one context on one member; see the [module](self).
+#[derive(Debug)]
+pub(crate) struct Engine {
+    config: Config,
+    local: Member,
+    clock: version::HybridClock,
+    /// Where the engine's milliseconds begin.
+    origin: Instant,
+    /// The time of the call that is running.
+    now: Time,
+    table: table::Table,
+    peers: peers::Peers,
+    placement: placement::Placement,
+    slots: Vec<SlotState>,
+    commits: commit::Commits,
+    deliveries: delivery::Deliveries,
+    fetches: fetch::Fetches,
+    swaps: swap::Swaps,
+    transfer: transfer::Transfer,
+    repair: repair::Repair,
+    handover: handover::Handover,
+    expiry: expiry::Expiry,
+    /// The next ticket, token or request.
+    next: u64,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+    losses: u64,
+}
+
+/// What is known about a slot beside its entries.
+#[derive(Clone, Debug, Default)]
+struct SlotState {
+    /// Whether this member, as a holder, has everything there is.
+    complete: bool,
+    /// Which holders, by position, agreed on the digest, with nothing known to have gone wrong since.
+    agreed: u32,
+    /// Since when, in engine milliseconds, a difference with a holder is known.
+    differs_since: Option<u64>,
+}
+
+/// Engine milliseconds start here, so that what was accessed before can be told.
+const EPOCH: u64 = 1 << 40;
+
+impl Engine {
+    /// An engine that knows nobody and holds nothing.
+    pub(crate) fn new(config: Config, local: Member, now: Time) -> Self {
+        let clock = version::HybridClock::new(local.id(), config.max_skew);
+        let mut engine = Self {
+            clock,
+            local,
+            origin: now.instant,
+            now,
+            table: table::Table::default(),
+            peers: peers::Peers::default(),
+            placement: placement::Placement::default(),
+            slots: vec![SlotState::default(); usize::from(table::SLOTS)],
+            commits: commit::Commits::default(),
+            deliveries: delivery::Deliveries::default(),
+            fetches: fetch::Fetches::default(),
+            swaps: swap::Swaps::default(),
+            transfer: transfer::Transfer::default(),
+            repair: repair::Repair::default(),
+            handover: handover::Handover::default(),
+            expiry: expiry::Expiry::default(),
+            next: 1,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            losses: 0,
+            config,
+        };
+        engine.place();
+        engine
+    }
+
+    /// The next thing to do, in order.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`timeout`](Self::timeout) is to be called, at the latest.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let due = [
+            self.peers.due(),
+            self.commits.due(),
+            self.fetches.due(),
+            self.swaps.due(),
+            self.transfer.due(),
+            self.repair.due(),
+            self.handover.due(),
+            self.expiry.due(),
+        ];
+        let millis = due.into_iter().flatten().min()?;
+        Some(self.origin + Duration::from_millis(millis.saturating_sub(EPOCH)))
+    }
+
+    /// Time has passed.
+    pub(crate) fn timeout(&mut self, now: Time) {
+        self.at(now);
+        self.peers_timeout();
+        self.commits_timeout();
+        self.fetches_timeout();
+        self.swaps_timeout();
+        self.transfer_timeout();
+        self.repair_timeout();
+        self.handover_timeout();
+        self.expiry_timeout();
+    }
+
+    /// What became of a message that was sent with a token.
+    pub(crate) fn sent(&mut self, now: Time, token: Token, to: &Member, outcome: Outcome) {
+        self.at(now);
+        self.delivered(token, to, outcome);
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub(crate) fn local(&self) -> &Member {
+        &self.local
+    }
+
+    /// Takes the time of this call.
+    fn at(&mut self, now: Time) {
+        self.now = now;
+    }
+
+    /// Now, in engine milliseconds.
+    fn millis(&self) -> u64 {
+        let elapsed = self.now.instant.saturating_duration_since(self.origin).as_millis();
+        EPOCH + u64::try_from(elapsed).unwrap_or(u64::MAX / 2)
+    }
+
+    fn in_millis(&self, duration: Duration) -> u64 {
+        self.millis() + u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).max(1)
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// A version for a write of this member, later than `floor`.
+    fn tick(&mut self, floor: u64) -> Version {
+        self.clock.tick(self.now.epoch_millis, floor)
+    }
+
+    fn send(&mut self, to: Vec<Member>, message: &message::Message, token: Option<Token>) {
+        if to.is_empty() {
+            return;
+        }
+        let body = codec::encode(self.config.context, message);
+        self.counters.messages += to.len() as u64;
+        self.counters.bytes += (to.len() * body.len()) as u64;
+        self.outputs.push_back(Output::Send(Send { to, body, token }));
+    }
+
+    fn event(&mut self, key: &[u8], what: What, remote: bool) {
+        if self.config.events {
+            self.outputs.push_back(Output::Event(Event { key: key.into(), what, remote }));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Who takes part: which members have this context, and in which phase each is.
+
+use super::message::{Hello, Message, Phase};
+use super::placement::{Candidate, Placement, Site};
+use super::table::SLOTS;
+use super::{Copies, Engine, Output};
+use crate::hash::ById;
+use crate::id::{Capabilities, UniqueId};
+use crate::member::Member;
+use crate::stack::Time;
+
+/// A hello that got no answer is said again after so many milliseconds.
+const HELLO_RETRY: u64 = 500;
+/// Members that have not answered for so long are not waited for any more.
+const HELLO_PATIENCE: u64 = 2_000;
+/// Hellos of members that the channel does not show yet are kept, as many as this.
+const MAX_STRANGERS: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    known: ById<Peer>,
+    phase: Option<Phase>,
+    /// When this member began to ask around.
+    since: u64,
+    /// The next hello that is due to be said again.
+    due: Option<u64>,
+    /// The furthest that a member's wall clock was apart from ours, in milliseconds.
+    skew: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    member: Member,
+    /// Whether the channel shows it.
+    in_view: bool,
+    /// What it said last; `None` while it has said nothing.
+    phase: Option<Phase>,
+    /// Whether it refused our hello: it does not have this context.
+    without: bool,
+    /// When to say hello again, while it has not answered.
+    retry: Option<u64>,
+    added: u64,
+    /// Its wall clock when it said hello, less ours, in milliseconds.
+    skew: i64,
+}
+
+impl Peers {
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// Where this member stands.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.unwrap_or(Phase::Joining)
+    }
+
+    /// The others that have this context and are there.
+    pub(super) fn present(&self) -> impl Iterator<Item = (&Member, Phase)> {
+        self.known.values().filter(|peer| peer.in_view).filter_map(|peer| Some((&peer.member, peer.phase?)))
+    }
+
+    /// The phase of another member, when it takes part.
+    pub(super) fn phase_of(&self, member: &Member) -> Option<Phase> {
+        self.known.get(&member.id()).filter(|peer| peer.in_view && peer.member == *member)?.phase
+    }
+
+    pub(super) fn skew(&self) -> u64 {
+        self.skew
+    }
+}
+
+impl Engine {
+    /// The channel shows a member.
+    pub(crate) fn member_added(&mut self, now: Time, member: &Member) {
+        self.at(now);
+        if member.capabilities() == Capabilities::NONE || *member == self.local {
+            // A Tribes node: it would not understand, and holds nothing.
+            return;
+        }
+        let millis = self.millis();
+        let peer = self.peers.known.entry(member.id()).or_insert_with(|| Peer::new(member.clone()));
+        peer.member = member.clone();
+        peer.in_view = true;
+        peer.without = false;
+        peer.added = millis;
+        let known = peer.phase.is_some();
+        self.hello(member, true);
+        if known {
+            self.place();
+            self.repair_soon(member);
+        }
+    }
+
+    /// A member tells other things about itself.
+    pub(crate) fn member_updated(&mut self, now: Time, member: &Member) {
+        self.at(now);
+        if let Some(peer) = self.peers.known.get_mut(&member.id()) {
+            peer.member = member.clone();
+            self.place();
+        }
+    }
+
+    /// The channel shows a member no more.
+    pub(crate) fn member_removed(&mut self, now: Time, member: &Member) {
+        self.at(now);
+        if self.peers.known.remove(&member.id()).is_some() {
+            self.place();
+            self.commits_lost(member);
+            self.fetches_lost(member);
+            self.swaps_lost(member);
+            self.transfer_lost(member);
+            self.repair_lost(member);
+            self.expiry_lost(member);
+        }
+    }
+
+    /// This member tells other things about itself.
+    pub(crate) fn set_local(&mut self, now: Time, local: &Member) {
+        self.at(now);
+        self.local = local.clone();
+        self.place();
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.peers.phase()
+    }
+
+    pub(super) fn set_phase(&mut self, phase: Phase) {
+        if self.peers.phase() >= phase && self.peers.phase.is_some() {
+            return;
+        }
+        self.peers.phase = Some(phase);
+        let others: Vec<_> = self.peers.known.values().filter(|peer| peer.in_view).map(|peer| peer.member.clone()).collect();
+        others.iter().for_each(|member| self.hello(member, false));
+        if phase == Phase::Ready {
+            self.outputs.push_back(Output::Ready);
+        }
+        self.place();
+    }
+
+    /// Whether every member that might have this context has said what it is, or has had its time to.
+    pub(super) fn all_heard(&self) -> bool {
+        let now = self.millis();
+        self.peers
+            .known
+            .values()
+            .filter(|peer| peer.in_view)
+            .all(|peer| peer.phase.is_some() || peer.without || now >= peer.added + HELLO_PATIENCE)
+    }
+
+    fn hello(&mut self, member: &Member, answer: bool) {
+        let copies = match self.config.copies {
+            Copies::Everywhere => u32::MAX,
+            Copies::Backups(backups) => u32::try_from(backups).unwrap_or(u32::MAX - 1),
+        };
+        let hello = Hello { phase: self.peers.phase(), epoch_millis: self.now.epoch_millis, answer, copies };
+        let retry = self.millis() + HELLO_RETRY;
+        if let Some(peer) = self.peers.known.get_mut(&member.id()) {
+            peer.retry = Some(retry);
+        }
+        self.peers.due = Some(self.peers.due.map_or(retry, |due| due.min(retry)));
+        let token = self.track_hello();
+        self.send(vec![member.clone()], &Message::Hello(hello), Some(token));
+    }
+
+    /// What became of a hello.
+    pub(super) fn hello_sent(&mut self, member: &Member, outcome: super::Outcome) {
+        let Some(peer) = self.peers.known.get_mut(&member.id()) else { return };
+        match outcome {
+            super::Outcome::Accepted => peer.retry = None,
+            super::Outcome::Rejected => {
+                // It does not have this context; when it gets it, it will say hello itself.
+                peer.retry = None;
+                peer.without = peer.phase.is_none();
+            }
+            super::Outcome::Failed => return,
+        }
+        self.transfer_peers_changed();
+    }
+
+    pub(super) fn receive_hello(&mut self, from: &Member, hello: &Hello) {
+        let strangers = self.peers.known.values().filter(|peer| !peer.in_view).count();
+        let skew = i64::try_from(hello.epoch_millis).unwrap_or(i64::MAX).saturating_sub_unsigned(self.now.epoch_millis);
+        if !self.peers.known.contains_key(&from.id()) {
+            if strangers >= MAX_STRANGERS {
+                return;
+            }
+            self.peers.known.insert(from.id(), Peer::new(from.clone()));
+        }
+        let Some(peer) = self.peers.known.get_mut(&from.id()) else { return };
+        let before = peer.phase.replace(hello.phase);
+        peer.skew = skew;
+        peer.without = false;
+        let in_view = peer.in_view;
+        self.peers.skew = self.peers.skew.max(skew.unsigned_abs());
+        if hello.answer {
+            self.hello(from, false);
+        }
+        if in_view && before != Some(hello.phase) {
+            self.place();
+            if before.is_none() {
+                self.repair_soon(from);
+            }
+        }
+        self.transfer_peers_changed();
+    }
+
+    pub(super) fn peers_timeout(&mut self) {
+        let now = self.millis();
+        if self.peers.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.peers.due = None;
+        let silent = self.peers.known.values().filter(|peer| peer.in_view && peer.retry.is_some_and(|at| at <= now));
+        let silent: Vec<_> = silent.map(|peer| peer.member.clone()).collect();
+        silent.iter().for_each(|member| self.hello(member, true));
+        let next = self.peers.known.values().filter(|peer| peer.in_view).filter_map(|peer| peer.retry).min();
+        self.peers.due = next;
+        self.transfer_peers_changed();
+    }
+
+    /// Places all slots anew, and tells what follows from it.
+    pub(super) fn place(&mut self) {
+        let leaving = self.peers.phase() == Phase::Leaving;
+        let others = self.peers.present().filter(|(_, phase)| *phase != Phase::Leaving).map(|(member, _)| member.clone());
+        let members: Vec<_> = others.chain((!leaving).then(|| self.local.clone())).collect();
+        let candidates = members.into_iter().map(|member| Candidate { site: Site::of(&member), member }).collect();
+        let placement = Placement::new(candidates, self.config.copies);
+        let old = std::mem::replace(&mut self.placement, placement);
+        for slot in 0..SLOTS {
+            let same = old.holding(slot).eq(self.placement.holding(slot));
+            if !same || old.members().is_empty() {
+                self.slot_moved(&old, slot);
+            }
+        }
+        self.commits_placed();
+        self.transfer_peers_changed();
+        self.handover_soon();
+    }
+
+    fn slot_moved(&mut self, old: &Placement, slot: u16) {
+        // Positions of the old holders, by those of the new ones.
+        let moved: Vec<_> = self.placement.holding(slot).map(|member| old.rank(slot, member)).collect();
+        let remap = |bits: u32| {
+            let kept = moved.iter().enumerate().filter(|(_, from)| from.is_some_and(|from| from < 32 && bits >> from & 1 == 1));
+            kept.filter(|(at, _)| *at < 32).fold(0, |bits, (at, _)| bits | 1 << at)
+        };
+        let held = old.rank(slot, &self.local).is_some();
+        let holds = self.placement.rank(slot, &self.local).is_some();
+        self.table.note_all(slot, |_, entry| entry.copies = remap(entry.copies));
+        let state = &mut self.slots[usize::from(slot)];
+        state.agreed = remap(state.agreed);
+        if holds && !held {
+            state.complete = false;
+            self.transfer_gained(slot);
+        } else if !holds {
+            state.complete = false;
+            state.differs_since = None;
+            if held {
+                self.transfer_dropped(slot);
+            }
+        }
+        if holds {
+            self.repair_slot_soon(slot);
+        }
+    }
+}
+
+impl Peer {
+    fn new(member: Member) -> Self {
+        Self { member, in_view: false, phase: None, without: false, retry: None, added: 0, skew: 0 }
+    }
+}
+
+/// For tests and statistics: the ids of those who take part.
+impl Engine {
+    pub(crate) fn participants(&self) -> Vec<UniqueId> {
+        self.peers.present().map(|(member, _)| member.id()).collect()
+    }
+
+    /// The furthest that another member's wall clock was apart from this one's.
+    pub(crate) fn clock_skew(&self) -> std::time::Duration {
+        let by_hello = std::time::Duration::from_millis(self.peers.skew());
+        by_hello.max(self.clock.furthest_ahead())
+    }
+}

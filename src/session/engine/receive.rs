@@ -1,0 +1,233 @@
+//! What comes in from other engines.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::codec;
+use super::message::{Entry, Message, Touch};
+use super::record::{Death, Record};
+use super::table::{Held, slot_of};
+use super::{Engine, What};
+use crate::member::Member;
+use crate::stack::Time;
+
+/// What became of an entry that came in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Taken {
+    /// It is here now; `changed` if that is news.
+    Here { changed: bool },
+    /// A change whose base is not here: nothing was done.
+    BaseMissing,
+    /// No room.
+    Full,
+}
+
+impl Engine {
+    /// A message of another member. `false` rejects it: whoever sent it does not count it as confirmed.
+    #[must_use]
+    pub(crate) fn receive(&mut self, now: Time, from: &Member, body: &Bytes) -> bool {
+        self.at(now);
+        let message = match codec::decode(self.config.context, body) {
+            Ok(message) => message,
+            Err(codec::DecodeError::Unknown) => {
+                self.counters.unknown += 1;
+                return false;
+            }
+            Err(codec::DecodeError::Malformed) => {
+                self.counters.malformed += 1;
+                return false;
+            }
+        };
+        match message {
+            Message::Hello(hello) => self.receive_hello(from, &hello),
+            Message::Put(entries) => return self.receive_put(from, entries),
+            Message::Touch(touches) => touches.iter().for_each(|touch| self.receive_touch(touch)),
+            Message::Fetch { request, key } => self.receive_fetch(from, request, &key),
+            Message::Fetched { request, answer } => self.receive_fetched(from, request, answer),
+            Message::Pull { request, slots, after, budget } => self.receive_pull(from, request, &slots, after, budget),
+            Message::Chunk(chunk) => self.receive_chunk(from, chunk),
+            Message::Digests { round, epoch_millis, root, slots } => {
+                self.receive_digests(from, round, epoch_millis, root, &slots)
+            }
+            Message::Offer { offer, slot, entries } => self.receive_offer(from, offer, slot, &entries),
+            Message::Want { offer, keys } => self.receive_want(from, offer, &keys),
+            Message::Reap { request, entries } => self.receive_reap(from, request, &entries),
+            Message::Spare { request, entries } => self.receive_spare(from, request, &entries),
+            Message::Swap { request, key, name, expected, value, confirm } => {
+                self.receive_swap(from, request, &key, name, expected, value, confirm);
+            }
+            Message::Swapped { request, outcome } => self.receive_swapped(from, request, outcome),
+        }
+        true
+    }
+
+    fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
+        let mut complete = true;
+        for entry in entries {
+            let (key, whole) = (entry.key.clone(), entry.base.is_none().then(|| entry.record.fingerprint()));
+            let taken = self.take(entry);
+            complete &= matches!(taken, Taken::Here { .. });
+            let Taken::Here { .. } = taken else { continue };
+            let slot = slot_of(&key);
+            let fingerprint = self.table.get(&key).map(|held| held.fingerprint);
+            if self.placement.rank(slot, &self.local).is_none() {
+                // A guest, until the holders have it.
+                self.handover_soon();
+            }
+            if self.placement.rank(slot, from).is_none() {
+                continue;
+            }
+            match (whole, fingerprint) {
+                // This member has more than what came: the other side wants that too.
+                (Some(theirs), Some(ours)) if theirs != ours => self.put_whole(from, [key], None),
+                (Some(_), Some(ours)) => self.confirmed(&key, ours, from),
+                _ => {}
+            }
+        }
+        complete
+    }
+
+    /// Merges an entry, or a change of one, into what is here.
+    pub(super) fn take(&mut self, entry: Entry) -> Taken {
+        let now = self.millis();
+        let Entry { key, record, base, idle, keep } = entry;
+        self.clock.observe(self.now.epoch_millis, record.latest());
+        let accessed = now.saturating_sub(idle);
+        let Some(held) = self.table.get(&key) else {
+            if base.is_some() && !self.ignores_bases() {
+                self.counters.bases_missing += 1;
+                return Taken::BaseMissing;
+            }
+            return self.take_new(&key, record, accessed, keep);
+        };
+        if held.record.birth.is_zero() && record.birth <= held.record.death && record.death <= held.record.death {
+            // Of an incarnation that is dead here.
+            self.counters.late += 1;
+            return Taken::Here { changed: false };
+        }
+        if let Some(base) = &base
+            && !(held.record.birth == record.birth && held.record.seen.includes(base))
+            && !self.ignores_bases()
+        {
+            self.counters.bases_missing += 1;
+            return Taken::BaseMissing;
+        }
+        let was_alive = held.is_alive();
+        let age = self.age(&held.record);
+        let same_birth = held.record.birth == record.birth;
+        #[cfg(test)]
+        if self.config.flaws.accept_old_versions {
+            self.table.change(&key, |held| {
+                let mine = Arc::make_mut(&mut held.record);
+                record.attributes.iter().for_each(|attribute| mine.put(attribute.clone()));
+                held.fingerprint = mine.fingerprint();
+            });
+        }
+        let merged = self.table.change(&key, |held| {
+            let news = accessed > held.accessed || record.touched > held.record.touched;
+            let merged = Arc::make_mut(&mut held.record).merge(&record);
+            if merged.changed {
+                held.fingerprint = held.record.fingerprint();
+                held.copies = 0;
+            }
+            if news {
+                (held.accessed, held.accessed_here) = (held.accessed.max(accessed), false);
+            }
+            if !same_birth && held.is_alive() {
+                held.accessed = accessed;
+            }
+            held.keep_until = held.keep_until.max(now + keep);
+            merged
+        });
+        let Some(merged) = merged else { return Taken::Full };
+        self.conflicts(&key, merged.losses);
+        let count = if merged.changed { &mut self.counters.replicated } else { &mut self.counters.duplicates };
+        *count += 1;
+        if merged.changed {
+            self.tell_taken(&key, &record, was_alive, age);
+        }
+        Taken::Here { changed: merged.changed }
+    }
+
+    fn take_new(&mut self, key: &[u8], record: Arc<Record>, accessed: u64, keep: u64) -> Taken {
+        if self.is_full() {
+            self.counters.refused += 1;
+            return Taken::Full;
+        }
+        let now = self.millis();
+        let alive = record.is_alive();
+        #[cfg(test)]
+        if !alive && self.config.flaws.drop_tombstones {
+            return Taken::Here { changed: false };
+        }
+        if !alive && keep == 0 {
+            // Its time is over: nothing to remember, and nothing to bring back.
+            return Taken::Here { changed: false };
+        }
+        let mut held = Held::new((*record).clone(), now);
+        held.accessed = accessed;
+        held.keep_until = now + keep;
+        self.table.insert(key, held);
+        self.counters.replicated += 1;
+        if alive {
+            self.event(key, What::Created, true);
+            self.told_of_changes(key, record.attributes.clone(), true);
+        }
+        Taken::Here { changed: true }
+    }
+
+    fn tell_taken(&mut self, key: &[u8], change: &Record, was_alive: bool, age: std::time::Duration) {
+        let Some(death) = self.table.get(key).map(|held| held.record.death()) else { return };
+        match (was_alive, death) {
+            (true, None) => self.told_of_changes(key, change.attributes.clone(), true),
+            (false, None) => {
+                self.event(key, What::Created, true);
+                self.told_of_changes(key, change.attributes.clone(), true);
+            }
+            (true, Some(Death::Removed)) => self.event(key, What::Removed { age }, true),
+            (true, Some(Death::Lapsed)) => {
+                self.table.change(key, |held| {
+                    Arc::make_mut(&mut held.record).compact();
+                    held.fingerprint = held.record.fingerprint();
+                });
+                self.event(key, What::Expired { age }, true);
+            }
+            (false, Some(_)) => {}
+        }
+        #[cfg(test)]
+        if death.is_some() && self.config.flaws.drop_tombstones {
+            self.table.remove(key);
+        }
+    }
+
+    fn conflicts(&mut self, key: &[u8], losses: Vec<super::Loss>) {
+        for loss in losses {
+            self.counters.conflicts += 1;
+            self.event(key, What::Lost(loss), true);
+        }
+    }
+
+    fn receive_touch(&mut self, touch: &Touch) {
+        let now = self.millis();
+        self.clock.observe(self.now.epoch_millis, touch.touched);
+        let accessed = now.saturating_sub(touch.idle);
+        self.table.change(&touch.key, |held| {
+            if held.is_alive() && touch.touched > held.record.touched {
+                Arc::make_mut(&mut held.record).touched = touch.touched;
+                if accessed > held.accessed {
+                    (held.accessed, held.accessed_here) = (accessed, false);
+                }
+            }
+        });
+    }
+
+    fn ignores_bases(&self) -> bool {
+        #[cfg(test)]
+        {
+            self.config.flaws.ignore_base
+        }
+        #[cfg(not(test))]
+        false
+    }
+}

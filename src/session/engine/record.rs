@@ -1,0 +1,263 @@
+//! The state of one key, and how two states of it become one.
+//!
+//! A record is a join-semilattice: [`Record::merge`] is commutative, associative and idempotent, so replicas that have merged the same
+//! changes, in any order and any number of times, are equal. It is made of registers that only grow:
+//!
+//! - `birth`: the version that made this incarnation of the key. A later birth replaces the record as a whole.
+//! - `death`: the latest removal. An incarnation born before it is dead for good, whatever else is written to it.
+//! - `touched` and `lapsed`: the latest access, and the access as of which the entry expired. Expiry, unlike removal, gives way to an
+//!   access that it did not know of: a partition must not end a session that is in use on its other side.
+//! - `lease`: the longest time without access, a register of its own.
+//! - attributes: each the last write by version; a removed one stays as a version without a value.
+//! - `seen`: for each writer the time up to which its writes are in here: what tells a lost update from one that was overwritten.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::seen::Seen;
+use super::version::Version;
+use crate::id::mix;
+
+/// Attribute names are shared: thousands of sessions use the same few.
+pub(crate) type Name = Arc<str>;
+
+/// An attribute: its last write.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Attribute {
+    pub(crate) name: Name,
+    pub(crate) version: Version,
+    /// `None` when it was removed.
+    pub(crate) value: Option<Bytes>,
+}
+
+/// The longest time without access: a register. Zero milliseconds: the entry does not expire.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Lease {
+    pub(crate) version: Version,
+    pub(crate) millis: u64,
+}
+
+/// The state of one key; see the [module](self). A change is a record as well, with only what changed in it.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) birth: Version,
+    pub(crate) death: Version,
+    /// Times of hybrid clocks.
+    pub(crate) touched: u64,
+    pub(crate) lapsed: u64,
+    pub(crate) lease: Lease,
+    pub(crate) seen: Seen,
+    /// Sorted by name.
+    pub(crate) attributes: Vec<Attribute>,
+}
+
+/// Why a record is not alive.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Death {
+    /// Removed: an invalidated session, a key taken out of a map.
+    Removed,
+    /// Expired.
+    Lapsed,
+}
+
+/// A write that a merge threw away although who overwrote it had not seen it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Loss {
+    pub(crate) name: Name,
+    pub(crate) lost: Attribute,
+    pub(crate) kept: Attribute,
+}
+
+/// What a merge did.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// Whether anything is different now.
+    pub(crate) changed: bool,
+    /// Concurrent writes of one attribute, of which one was lost.
+    pub(crate) losses: Vec<Loss>,
+}
+
+impl Record {
+    /// A new incarnation.
+    pub(crate) fn born(birth: Version, lease_millis: u64) -> Self {
+        Self {
+            birth,
+            touched: birth.time,
+            lease: Lease { version: birth, millis: lease_millis },
+            seen: Seen::one(birth),
+            ..Self::default()
+        }
+    }
+
+    /// What is left of a removed entry.
+    pub(crate) fn tombstone(death: Version) -> Self {
+        Self { death, ..Self::default() }
+    }
+
+    /// Why this entry is not there, or `None` when it is.
+    pub(crate) fn death(&self) -> Option<Death> {
+        if self.birth <= self.death {
+            Some(Death::Removed)
+        } else if self.touched <= self.lapsed {
+            Some(Death::Lapsed)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.death().is_none()
+    }
+
+    /// The attribute with this name, removed or not.
+    pub(crate) fn attribute(&self, name: &str) -> Option<&Attribute> {
+        self.position(name).ok().map(|at| &self.attributes[at])
+    }
+
+    /// The value of an attribute.
+    pub(crate) fn value(&self, name: &str) -> Option<&Bytes> {
+        self.attribute(name)?.value.as_ref()
+    }
+
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.attributes.binary_search_by(|attribute| (*attribute.name).cmp(name))
+    }
+
+    /// Writes an attribute into a change that is being put together.
+    pub(crate) fn put(&mut self, attribute: Attribute) {
+        match self.position(&attribute.name) {
+            Ok(at) => self.attributes[at] = attribute,
+            Err(at) => self.attributes.insert(at, attribute),
+        }
+    }
+
+    /// The latest time in this record: what a write to it must exceed.
+    pub(crate) fn latest(&self) -> u64 {
+        let attributes = self.attributes.iter().map(|attribute| attribute.version.time).max().unwrap_or(0);
+        self.birth.time.max(self.death.time).max(self.touched).max(self.lapsed).max(self.lease.version.time).max(attributes)
+    }
+
+    /// Takes in another state, or a change, of the same key.
+    pub(crate) fn merge(&mut self, other: &Self) -> Merged {
+        let mut merged = Merged::default();
+        let mut raise = |mine: &mut u64, theirs: u64| {
+            if theirs > *mine {
+                *mine = theirs;
+                merged.changed = true;
+            }
+        };
+        if other.birth > self.birth {
+            // Another incarnation: nothing of this one stays but what outlives all of them.
+            let death = self.death;
+            *self = Self { death, ..other.clone() };
+            self.death = death.max(other.death);
+            merged.changed = true;
+        } else {
+            if other.birth == self.birth {
+                raise(&mut self.touched, other.touched);
+                raise(&mut self.lapsed, other.lapsed);
+                if other.lease > self.lease {
+                    self.lease = other.lease;
+                    merged.changed = true;
+                }
+                self.merge_attributes(other, &mut merged);
+                merged.changed |= self.seen.merge(&other.seen);
+            }
+            if other.death > self.death {
+                self.death = other.death;
+                merged.changed = true;
+            }
+        }
+        if self.birth <= self.death && !self.birth.is_zero() {
+            // Dead for good: only the death is worth keeping.
+            *self = Self::tombstone(self.death);
+        }
+        merged
+    }
+
+    fn merge_attributes(&mut self, other: &Self, merged: &mut Merged) {
+        for theirs in &other.attributes {
+            let at = match self.position(&theirs.name) {
+                Ok(at) => at,
+                Err(at) => {
+                    self.attributes.insert(at, theirs.clone());
+                    merged.changed = true;
+                    continue;
+                }
+            };
+            let mine = &mut self.attributes[at];
+            // Equal versions with different values are a forgery; the order of values keeps even that convergent.
+            let theirs_win = (theirs.version, &theirs.value) > (mine.version, &mine.value);
+            if theirs.version != mine.version {
+                let unseen = if theirs_win { !other.seen.covers(mine.version) } else { !self.seen.covers(theirs.version) };
+                if unseen {
+                    let (lost, kept) = if theirs_win { (mine.clone(), theirs.clone()) } else { (theirs.clone(), mine.clone()) };
+                    merged.losses.push(Loss { name: Arc::clone(&theirs.name), lost, kept });
+                }
+            }
+            if theirs_win {
+                *mine = theirs.clone();
+                merged.changed = true;
+            }
+        }
+    }
+
+    /// The whole state in one number: equal for equal records, but for the access time, which is compared beside it.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let version = |seed: u64, version: Version| mix(mix(version.time ^ seed) ^ version.node);
+        let mut sum = version(1, self.birth)
+            .wrapping_add(version(2, self.death))
+            .wrapping_add(version(3, self.lease.version))
+            .wrapping_add(mix(self.lapsed ^ 4));
+        if self.death() == Some(Death::Lapsed) {
+            // Replicas that have and that have not yet let go of the attributes are equal.
+            return sum;
+        }
+        for attribute in &self.attributes {
+            let kind = 5 + u64::from(attribute.value.is_some());
+            sum = sum.wrapping_add(version(hash_bytes(attribute.name.as_bytes()) ^ kind, attribute.version));
+        }
+        sum
+    }
+
+    /// Lets go of what an expired entry held. It no longer claims to contain any write: should it live on elsewhere, all of it comes back.
+    pub(crate) fn compact(&mut self) {
+        debug_assert_eq!(self.death(), Some(Death::Lapsed), "only what has expired is let go of");
+        self.attributes = Vec::new();
+        self.seen = Seen::default();
+    }
+
+    /// Roughly what this record takes in memory, in bytes, without its key.
+    pub(crate) fn size(&self) -> usize {
+        let attributes =
+            self.attributes.iter().map(|attribute| size_of::<Attribute>() + attribute.value.as_ref().map_or(0, Bytes::len));
+        size_of::<Self>() + attributes.sum::<usize>()
+    }
+}
+
+/// Values may be secret: only their sizes are shown.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("birth", &self.birth)
+            .field("death", &self.death)
+            .field("touched", &self.touched)
+            .field("lapsed", &self.lapsed)
+            .field("lease", &self.lease)
+            .field("seen", &self.seen)
+            .field(
+                "attributes",
+                &self.attributes.iter().map(|a| (&a.name, a.version, a.value.as_ref().map(Bytes::len))).collect::<Vec<_>>(),
+            )
+            .finish()
+    }
+}
+
+/// A hash that is the same on every member and in every version: it decides where keys live.
+pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks();
+    let sum = words.iter().fold(bytes.len() as u64, |sum, word| mix(sum ^ u64::from_le_bytes(*word)));
+    mix(rest.iter().fold(sum, |word, byte| mix(word ^ u64::from(*byte))))
+}

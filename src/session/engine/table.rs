@@ -1,0 +1,202 @@
+//! What this member holds: slots of entries, each slot with a digest that is kept up to date.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::record::{Record, hash_bytes};
+use crate::id::mix;
+
+/// Keys are spread over this many slots; placement, comparison and transfer work on slots. The same on every member, for ever.
+pub(crate) const SLOTS: u16 = 1024;
+
+/// A slot's number, below [`SLOTS`].
+pub(crate) type SlotId = u16;
+
+/// A key as it is kept: a session id's 16 bytes, or what a map was given.
+pub(crate) type Key = Box<[u8]>;
+
+/// The slot that a key belongs to.
+pub(crate) fn slot_of(key: &[u8]) -> SlotId {
+    // The upper ten bits: below SLOTS, so nothing is lost.
+    (hash_bytes(key) >> 54) as SlotId
+}
+
+/// An entry as it is held, with what only this member knows about it. Times are milliseconds of [`Engine`](super::Engine)'s own clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) record: Arc<Record>,
+    /// Of `record`, which is expensive to ask each time.
+    pub(crate) fingerprint: u64,
+    /// The last access that this member knows of.
+    pub(crate) accessed: u64,
+    /// Whether that access was here, so that nobody knows of a later one that this member has not been told.
+    pub(crate) accessed_here: bool,
+    /// When the others were last told of an access.
+    pub(crate) told: u64,
+    /// A dead entry is forgotten then.
+    pub(crate) keep_until: u64,
+    /// Which of the slot's holders, by position in the placement, have confirmed this very state.
+    pub(crate) copies: u32,
+}
+
+impl Held {
+    pub(crate) fn new(record: Record, now: u64) -> Self {
+        let fingerprint = record.fingerprint();
+        Self { record: Arc::new(record), fingerprint, accessed: now, accessed_here: false, told: now, keep_until: 0, copies: 0 }
+    }
+
+    /// What this entry adds to the digest of its slot.
+    fn digest(&self, key: &[u8]) -> u64 {
+        mix(mix(hash_bytes(key) ^ self.fingerprint) ^ self.record.touched)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.record.is_alive()
+    }
+
+    pub(crate) fn idle(&self, now: u64) -> u64 {
+        now.saturating_sub(self.accessed)
+    }
+}
+
+/// One slot.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    entries: BTreeMap<Key, Held>,
+    digest: u64,
+    alive: usize,
+    bytes: usize,
+}
+
+impl Slot {
+    /// The same for two members that hold the same entries.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// In the order of the keys.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Held)> {
+        self.entries.iter()
+    }
+
+    /// The entries behind `after`, in the order of the keys.
+    pub(crate) fn after<'a>(&'a self, after: Option<&[u8]>) -> impl Iterator<Item = (&'a Key, &'a Held)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<[u8], _>((from, Bound::Unbounded))
+    }
+}
+
+/// All slots, and their sums.
+#[derive(Debug)]
+pub(crate) struct Table {
+    slots: Vec<Slot>,
+    entries: usize,
+    alive: usize,
+    bytes: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { slots: (0..SLOTS).map(|_| Slot::default()).collect(), entries: 0, alive: 0, bytes: 0 }
+    }
+}
+
+impl Table {
+    pub(crate) fn slot(&self, slot: SlotId) -> &Slot {
+        &self.slots[usize::from(slot)]
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Held> {
+        self.slot(slot_of(key)).entries.get(key)
+    }
+
+    /// Entries, dead ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Entries that are alive.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive
+    }
+
+    /// Roughly what the entries take in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Changes an entry in place; digest and sums follow. `None` when it is not there.
+    pub(crate) fn change<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Held) -> R) -> Option<R> {
+        let slot = &mut self.slots[usize::from(slot_of(key))];
+        let held = slot.entries.get_mut(key)?;
+        let before = Sums::of(key, held);
+        let result = change(held);
+        let after = Sums::of(key, held);
+        Self::account(slot, &mut self.alive, &mut self.bytes, &before, &after);
+        Some(result)
+    }
+
+    /// Changes what only this member knows about an entry, which digest and sums do not depend on.
+    pub(crate) fn note<R>(&mut self, key: &[u8], note: impl FnOnce(&mut Held) -> R) -> Option<R> {
+        self.slots[usize::from(slot_of(key))].entries.get_mut(key).map(note)
+    }
+
+    pub(crate) fn insert(&mut self, key: &[u8], held: Held) -> Option<Held> {
+        let old = self.remove(key);
+        let slot = &mut self.slots[usize::from(slot_of(key))];
+        Self::account(slot, &mut self.alive, &mut self.bytes, &Sums::default(), &Sums::of(key, &held));
+        slot.entries.insert(key.into(), held);
+        self.entries += 1;
+        old
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Held> {
+        let slot = &mut self.slots[usize::from(slot_of(key))];
+        let held = slot.entries.remove(key)?;
+        Self::account(slot, &mut self.alive, &mut self.bytes, &Sums::of(key, &held), &Sums::default());
+        self.entries -= 1;
+        Some(held)
+    }
+
+    /// Every entry of a slot, for what only this member knows about it.
+    pub(crate) fn note_all(&mut self, slot: SlotId, mut note: impl FnMut(&[u8], &mut Held)) {
+        self.slots[usize::from(slot)].entries.iter_mut().for_each(|(key, held)| note(key, held));
+    }
+
+    /// All entries, slot by slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Held)> {
+        self.slots.iter().flat_map(Slot::iter)
+    }
+
+    fn account(slot: &mut Slot, alive: &mut usize, bytes: &mut usize, before: &Sums, after: &Sums) {
+        slot.digest ^= before.digest ^ after.digest;
+        slot.alive = slot.alive + after.alive - before.alive;
+        slot.bytes = slot.bytes + after.bytes - before.bytes;
+        *alive = *alive + after.alive - before.alive;
+        *bytes = *bytes + after.bytes - before.bytes;
+    }
+}
+
+/// What one entry adds to the sums.
+#[derive(Default)]
+struct Sums {
+    digest: u64,
+    alive: usize,
+    bytes: usize,
+}
+
+impl Sums {
+    fn of(key: &[u8], held: &Held) -> Self {
+        let bytes = key.len() + size_of::<Held>() + held.record.size();
+        Self { digest: held.digest(key), alive: usize::from(held.is_alive()), bytes }
+    }
+}

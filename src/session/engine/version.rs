@@ -1,0 +1,138 @@
+//! Versions: a hybrid logical clock and the member that wrote.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::id::{UniqueId, mix};
+
+/// When something was written, and by whom: what decides which of two writes is the later one.
+///
+/// A hybrid logical clock (Kulkarni et al., 2014): milliseconds since 1970 in the upper 48 bits, a count in the lower 16, never behind
+/// any version that the writer has seen. Ties are decided by a hash of the member's unique id, so all members order all versions alike.
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Version {
+    pub(crate) time: u64,
+    pub(crate) node: u64,
+}
+
+/// Bits of a time that count within a millisecond.
+const COUNT_BITS: u32 = 16;
+
+impl Version {
+    /// Before everything that is written.
+    pub(crate) const ZERO: Self = Self { time: 0, node: 0 };
+
+    /// The milliseconds since 1970 of the writer's hybrid clock.
+    #[must_use]
+    pub const fn epoch_millis(&self) -> u64 {
+        self.time >> COUNT_BITS
+    }
+
+    pub(crate) const fn is_zero(&self) -> bool {
+        self.time == 0 && self.node == 0
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Milliseconds, count and writer: `1790000000000.0@00f1a2b3c4d5e6f7`.
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{:016x}", self.epoch_millis(), self.time & ((1 << COUNT_BITS) - 1), self.node)
+    }
+}
+
+/// The short name of a member inside versions: 64 bits of hash instead of its 128-bit id.
+pub(crate) fn node_of(id: UniqueId) -> u64 {
+    let [high, low] = [0, 8].map(|at| id.as_bytes()[at..at + 8].iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte)));
+    mix(mix(high) ^ low).max(1)
+}
+
+/// The clock that versions come from.
+#[derive(Debug)]
+pub(crate) struct HybridClock {
+    node: u64,
+    last: u64,
+    max_skew: u64,
+    /// How far ahead of this member's wall clock the furthest version was that came in, in milliseconds.
+    furthest: u64,
+    /// Versions that were further ahead than the bound.
+    beyond: u64,
+}
+
+impl HybridClock {
+    pub(crate) fn new(id: UniqueId, max_skew: Duration) -> Self {
+        let max_skew = u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX);
+        Self { node: node_of(id), last: 0, max_skew, furthest: 0, beyond: 0 }
+    }
+
+    pub(crate) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// A version later than all that this member has given or seen within the bound, and later than `floor`: what is being overwritten.
+    pub(crate) fn tick(&mut self, epoch_millis: u64, floor: u64) -> Version {
+        let now = epoch_millis.min(u64::MAX >> COUNT_BITS) << COUNT_BITS;
+        let time = now.max(self.last.saturating_add(1));
+        // One entry that a runaway clock has stamped does not carry this clock away.
+        self.last = time;
+        Version { time: time.max(floor.saturating_add(1)), node: self.node }
+    }
+
+    /// A version came in. One that is ahead by more than the bound is counted and leaves this clock where it is.
+    pub(crate) fn observe(&mut self, epoch_millis: u64, time: u64) {
+        let ahead = (time >> COUNT_BITS).saturating_sub(epoch_millis);
+        self.furthest = self.furthest.max(ahead);
+        if ahead > self.max_skew {
+            self.beyond += 1;
+        } else {
+            self.last = self.last.max(time);
+        }
+    }
+
+    pub(crate) fn furthest_ahead(&self) -> Duration {
+        Duration::from_millis(self.furthest)
+    }
+
+    pub(crate) fn beyond_bound(&self) -> u64 {
+        self.beyond
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> HybridClock {
+        HybridClock::new(UniqueId::from_bytes([1; 16]), Duration::from_secs(60))
+    }
+
+    #[test]
+    fn versions_rise_when_the_wall_clock_stands_or_falls() {
+        let mut clock = clock();
+        let versions = [1000, 1000, 900, 1001].map(|millis| clock.tick(millis, 0));
+        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{versions:?}");
+    }
+
+    #[test]
+    fn what_is_overwritten_is_older_even_when_it_came_from_the_future() {
+        let mut clock = clock();
+        let future = (10_000_000_u64) << COUNT_BITS;
+        clock.observe(1000, future);
+        assert_eq!((clock.beyond_bound(), clock.furthest_ahead()), (1, Duration::from_millis(9_999_000)));
+        assert!(clock.tick(1000, future).time > future);
+        assert_eq!(clock.tick(1000, 0).epoch_millis(), 1000, "other entries keep their own time");
+    }
+
+    #[test]
+    fn a_version_within_the_bound_carries_the_clock_along() {
+        let mut clock = clock();
+        clock.observe(1000, 50_000 << COUNT_BITS);
+        assert!(clock.tick(1000, 0).time > 50_000 << COUNT_BITS);
+        assert_eq!(clock.beyond_bound(), 0);
+    }
+}
