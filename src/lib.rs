@@ -29,6 +29,7 @@
 //! | [`membership`] | who is there: the trait, multicast, static lists, in memory | sockets, threads |
 //! | [`transport`] | how messages travel: the traits, TCP, UDP, in memory | sockets, threads |
 //! | [`wire`] | the bytes of Tribes, as pure functions | none |
+//! | [`session`] | session ids, routes for balancers, stores of records | files |
 #![cfg_attr(
     feature = "testing",
     doc = "| [`testing`] | a simulator and conformance suites, for layers and plug-ins of your own | none |"

@@ -3,4 +3,5 @@
 
 pub mod interceptor;
 pub mod membership;
+pub mod store;
 pub mod transport;
