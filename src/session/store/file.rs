@@ -121,12 +121,12 @@ impl FileStore {
         let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = match read(path, key, self.config.max_record) {
             Err(Problem::Damaged(fault, _)) => fault,
-            read => return read.map_err(|problem| RecordError::new(path, problem)),
+            read => return read.map_err(|problem| RecordError::at(path, problem)),
         };
         let mut aside = path.as_os_str().to_owned();
         aside.push(DAMAGED);
         let moved = self.directory.rename(path, Path::new(&aside)).and_then(|()| self.directory.sync_names());
-        Err(RecordError::new(path, Problem::Damaged(fault, moved.err())))
+        Err(RecordError::at(path, Problem::Damaged(fault, moved.err())))
     }
 }
 
@@ -136,13 +136,13 @@ impl Store for FileStore {
         let path = self.path(key);
         if record.len() > self.config.max_record {
             let problem = Problem::TooLarge { len: record.len() as u64, max: self.config.max_record };
-            return Err(RecordError::new(&path, problem));
+            return Err(RecordError::at(&path, problem));
         }
         let number = self.saves.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_extension(format!("{number}{TEMPORARY}"));
         let header = Header::new(key, record).encode();
         replace(&self.directory, &temporary, &path, [&header, record], &self.names)
-            .map_err(|error| RecordError::new(&path, Problem::Io(error)))
+            .map_err(|error| RecordError::at(&path, Problem::Io(error)))
     }
 
     fn load(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
@@ -151,7 +151,7 @@ impl Store for FileStore {
         match read(&path, key, self.config.max_record) {
             Ok(record) => Ok(record),
             Err(Problem::Damaged(..)) => self.put_aside(&path, key),
-            Err(problem) => Err(RecordError::new(&path, problem)),
+            Err(problem) => Err(RecordError::at(&path, problem)),
         }
     }
 
@@ -167,7 +167,7 @@ impl Store for FileStore {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed,
         };
-        removed.and_then(|()| self.directory.sync_names()).map_err(|error| RecordError::new(&path, Problem::Io(error)))
+        removed.and_then(|()| self.directory.sync_names()).map_err(|error| RecordError::at(&path, Problem::Io(error)))
     }
 
     /// What has the name of a record, without a look into the files.
@@ -242,7 +242,7 @@ impl RecordError {
         &self.path
     }
 
-    fn new(path: &Path, problem: Problem) -> io::Error {
+    fn at(path: &Path, problem: Problem) -> io::Error {
         let kind = match &problem {
             Problem::Damaged(..) => ErrorKind::InvalidData,
             Problem::Io(error) => error.kind(),
