@@ -68,6 +68,8 @@ pub(crate) struct CommitFault {
     pub(crate) committed: Committed,
     /// How many confirmations were waited for.
     pub(crate) needed: usize,
+    /// Whether the entry was removed by another member meanwhile: the change is lost with it.
+    pub(crate) removed: bool,
 }
 
 /// A commit that is done, or under way.
@@ -83,6 +85,16 @@ pub(crate) enum Commit {
 pub(super) enum Outlook {
     Confirmed,
     Failed,
+}
+
+/// How the wait for confirmations ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    Met,
+    /// Time is over.
+    Late,
+    /// The entry was removed by another member.
+    Removed,
 }
 
 /// Who waits for a commit.
@@ -247,10 +259,10 @@ impl Engine {
         record.seen.add(version);
         written(version, attributes).into_iter().for_each(|attribute| record.put(attribute));
         self.merge_here(&to, &record);
-        let (_, mut entries) = self.bury_as(key, None);
+        let (_, buried) = self.bury_as(key, None);
         self.event(key, What::Renamed(to.clone()), false);
-        entries.extend(self.whole(&to));
-        Ok((version, entries))
+        // Whoever cannot take the new entry must not lose the old one.
+        Ok((version, self.whole(&to).into_iter().chain(buried).collect()))
     }
 
     /// The record that a change is made on, which is here from now on.
@@ -413,15 +425,16 @@ impl Engine {
         #[cfg(test)]
         let met = met || self.config.flaws.forget_backup;
         if met && let Some(waiting) = self.commits.waiting.remove(&ticket) {
-            self.answer(ticket, waiting, needed, true);
+            self.answer(ticket, waiting, needed, End::Met);
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, waiting: Waiting, needed: usize, met: bool) {
+    fn answer(&mut self, ticket: Ticket, waiting: Waiting, needed: usize, end: End) {
         let Waiting { whom, committed, .. } = waiting;
+        let (met, removed) = (end == End::Met, end == End::Removed);
         match whom {
             Whom::Local => {
-                let result = if met { Ok(committed) } else { Err(CommitFault { committed, needed }) };
+                let result = if met { Ok(committed) } else { Err(CommitFault { committed, needed, removed }) };
                 self.outputs.push_back(Output::Committed(ticket, result));
             }
             Whom::Remote { member, request } => {
@@ -435,6 +448,19 @@ impl Engine {
                     SwapOutcome::Unconfirmed { version, confirmed, wanted }
                 };
                 self.swap_answer(&member, request, outcome);
+            }
+        }
+    }
+
+    /// Another member has removed an entry: what waits for it to be confirmed waits in vain.
+    pub(super) fn commits_died(&mut self, key: &[u8]) {
+        let mut died: Vec<_> =
+            self.commits.waiting.iter().filter(|(_, waiting)| *waiting.key == *key).map(|(ticket, _)| *ticket).collect();
+        died.sort_unstable();
+        for ticket in died {
+            if let Some(waiting) = self.commits.waiting.remove(&ticket) {
+                let needed = self.needed(&waiting);
+                self.answer(ticket, waiting, needed, End::Removed);
             }
         }
     }
@@ -471,7 +497,7 @@ impl Engine {
         for ticket in late {
             if let Some(waiting) = self.commits.waiting.remove(&ticket) {
                 let needed = self.needed(&waiting);
-                self.answer(ticket, waiting, needed, false);
+                self.answer(ticket, waiting, needed, End::Late);
             }
         }
         let slow: Vec<_> = self

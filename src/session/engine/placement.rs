@@ -142,3 +142,6 @@ fn seed(address: SocketAddr) -> u64 {
 fn draw(seed: u64, slot: SlotId, weight: u32) -> u64 {
     (0..u64::from(weight)).map(|nth| mix(seed ^ mix(u64::from(slot) << 32 | nth))).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

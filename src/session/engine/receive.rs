@@ -19,6 +19,8 @@ pub(super) enum Taken {
     Here { changed: bool },
     /// A change whose base is not here: nothing was done.
     BaseMissing,
+    /// Of an entry that was removed: nothing was done.
+    Late,
     /// No room.
     Full,
 }
@@ -62,13 +64,19 @@ impl Engine {
         true
     }
 
+    /// Takes in all entries, or none from the first on that cannot be: a rename brings the new entry before the old one's death.
     fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
-        let mut complete = true;
         for entry in entries {
             let (key, whole) = (entry.key.clone(), entry.base.is_none().then(|| entry.record.fingerprint()));
-            let taken = self.take(entry);
-            complete &= matches!(taken, Taken::Here { .. });
-            let Taken::Here { .. } = taken else { continue };
+            match self.take(entry) {
+                Taken::Here { .. } => {}
+                Taken::BaseMissing | Taken::Full => return false,
+                Taken::Late => {
+                    // Whoever sent it does not know yet.
+                    self.put_whole(from, [key], None);
+                    return false;
+                }
+            }
             let slot = slot_of(&key);
             let fingerprint = self.table.get(&key).map(|held| held.fingerprint);
             if self.placement.rank(slot, &self.local).is_none() {
@@ -85,7 +93,7 @@ impl Engine {
                 _ => {}
             }
         }
-        complete
+        true
     }
 
     /// Merges an entry, or a change of one, into what is here.
@@ -104,7 +112,7 @@ impl Engine {
         if held.record.birth.is_zero() && record.birth <= held.record.death && record.death <= held.record.death {
             // Of an incarnation that is dead here.
             self.counters.late += 1;
-            return Taken::Here { changed: false };
+            return Taken::Late;
         }
         if let Some(base) = &base
             && !(held.record.birth == record.birth && held.record.seen.includes(base))
@@ -185,7 +193,10 @@ impl Engine {
                 self.event(key, What::Created, true);
                 self.told_of_changes(key, change.attributes.clone(), true);
             }
-            (true, Some(Death::Removed)) => self.event(key, What::Removed { age }, true),
+            (true, Some(Death::Removed)) => {
+                self.commits_died(key);
+                self.event(key, What::Removed { age }, true);
+            }
             (true, Some(Death::Lapsed)) => {
                 self.table.change(key, |held| {
                     Arc::make_mut(&mut held.record).compact();

@@ -142,33 +142,27 @@ impl Record {
     /// Takes in another state, or a change, of the same key.
     pub(crate) fn merge(&mut self, other: &Self) -> Merged {
         let mut merged = Merged::default();
-        let mut raise = |mine: &mut u64, theirs: u64| {
-            if theirs > *mine {
-                *mine = theirs;
-                merged.changed = true;
-            }
-        };
-        if other.birth > self.birth {
-            // Another incarnation: nothing of this one stays but what outlives all of them.
-            let death = self.death;
-            *self = Self { death, ..other.clone() };
-            self.death = death.max(other.death);
+        if other.death > self.death {
+            self.death = other.death;
             merged.changed = true;
-        } else {
-            if other.birth == self.birth {
-                raise(&mut self.touched, other.touched);
-                raise(&mut self.lapsed, other.lapsed);
-                if other.lease > self.lease {
-                    self.lease = other.lease;
-                    merged.changed = true;
-                }
-                self.merge_attributes(other, &mut merged);
-                merged.changed |= self.seen.merge(&other.seen);
-            }
-            if other.death > self.death {
-                self.death = other.death;
+        }
+        if other.birth > self.birth.max(self.death) {
+            // Another incarnation: nothing of this one stays but what outlives all of them.
+            *self = Self { death: self.death, ..other.clone() };
+            merged.changed = true;
+        } else if other.birth == self.birth {
+            let mut raise = |mine: &mut u64, theirs: u64| {
+                merged.changed |= theirs > *mine;
+                *mine = theirs.max(*mine);
+            };
+            raise(&mut self.touched, other.touched);
+            raise(&mut self.lapsed, other.lapsed);
+            if other.lease > self.lease {
+                self.lease = other.lease;
                 merged.changed = true;
             }
+            self.merge_attributes(other, &mut merged);
+            merged.changed |= self.seen.merge(&other.seen);
         }
         if self.birth <= self.death && !self.birth.is_zero() {
             // Dead for good: only the death is worth keeping.
@@ -261,3 +255,6 @@ pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
     let sum = words.iter().fold(bytes.len() as u64, |sum, word| mix(sum ^ u64::from_le_bytes(*word)));
     mix(rest.iter().fold(sum, |word, byte| mix(word ^ u64::from(*byte))))
 }
+
+#[cfg(test)]
+mod tests;
