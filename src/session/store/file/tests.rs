@@ -236,6 +236,18 @@ fn damage_that_cannot_be_put_aside_is_told_each_time() {
     }
 }
 
+/// A load found damage, and before it could put the file aside there was a save.
+#[test]
+fn what_is_put_aside_is_looked_at_again() {
+    let place = Place::new();
+    let store = place.open();
+    store.save(KEY, NEW).unwrap();
+    assert_eq!(store.put_aside(&place.file(FILE), KEY).unwrap().as_deref(), Some(NEW));
+    assert_eq!(store.load(KEY).unwrap().as_deref(), Some(NEW));
+    store.remove(KEY).unwrap();
+    assert_eq!(store.put_aside(&place.file(FILE), KEY).unwrap(), None);
+}
+
 /// The race that the lock of names is for: what is put aside is never a record that was just saved.
 #[test]
 fn a_save_beside_the_load_of_a_damaged_file_is_not_put_aside() {
