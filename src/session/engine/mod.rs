@@ -180,8 +180,8 @@ pub(crate) struct Engine {
     /// The next ticket, token or request.
     next: u64,
     outputs: VecDeque<Output>,
+    names: codec::Names,
     counters: Counters,
-    losses: u64,
 }
 
 /// What is known about a slot beside its entries.
@@ -221,8 +221,8 @@ impl Engine {
             expiry: expiry::Expiry::default(),
             next: 1,
             outputs: VecDeque::new(),
+            names: codec::Names::default(),
             counters: Counters::default(),
-            losses: 0,
             config,
         };
         engine.place();

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::codec;
 use super::message::{Entry, Message, Touch};
 use super::record::{Death, Record};
@@ -28,9 +26,9 @@ pub(super) enum Taken {
 impl Engine {
     /// A message of another member. `false` rejects it: whoever sent it does not count it as confirmed.
     #[must_use]
-    pub(crate) fn receive(&mut self, now: Time, from: &Member, body: &Bytes) -> bool {
+    pub(crate) fn receive(&mut self, now: Time, from: &Member, body: &[u8]) -> bool {
         self.at(now);
-        let message = match codec::decode(self.config.context, body) {
+        let message = match codec::decode(&mut self.names, self.config.context, body) {
             Ok(message) => message,
             Err(codec::DecodeError::Unknown) => {
                 self.counters.unknown += 1;
