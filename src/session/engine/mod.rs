@@ -35,6 +35,8 @@ mod repair;
 mod seen;
 mod swap;
 mod table;
+#[cfg(test)]
+mod testkit;
 mod transfer;
 mod version;
 

@@ -1,0 +1,237 @@
+//! A few engines that hear each other at once: for tests of one behaviour. The simulation has a real network.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::commit::{Change, Commit, CommitFault, Committed, Refusal};
+use super::config::Config;
+use super::fetch::{FetchFault, Get};
+use super::message::{Phase, Want};
+use super::record::Record;
+use super::table::SLOTS;
+use super::{Engine, Event, Outcome, Output, Ticket, Token};
+use crate::id::{Capabilities, UniqueId};
+use crate::member::Member;
+use crate::stack::Time;
+use std::sync::Arc;
+
+/// A group of engines, a clock, and what is on its way between them.
+pub(crate) struct Group {
+    pub(crate) now: Duration,
+    origin: Instant,
+    pub(crate) nodes: Vec<Node>,
+    /// What has been sent and not yet handed over.
+    pub(crate) wire: VecDeque<Packet>,
+    /// Messages handed over so far.
+    pub(crate) handed: usize,
+    next_id: u128,
+}
+
+pub(crate) struct Node {
+    pub(crate) member: Member,
+    /// `None` once it has crashed.
+    pub(crate) engine: Option<Engine>,
+    pub(crate) committed: Vec<(Ticket, Result<Committed, CommitFault>)>,
+    pub(crate) fetched: Vec<(Ticket, Result<Option<Arc<Record>>, FetchFault>)>,
+    pub(crate) swapped: Vec<(Ticket, Result<Committed, super::SwapFault>)>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) drained: bool,
+    /// Nothing gets to it, and its senders are told that it failed.
+    pub(crate) deaf: bool,
+}
+
+pub(crate) struct Packet {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) token: Option<Token>,
+    pub(crate) body: Bytes,
+}
+
+impl Group {
+    pub(crate) fn new() -> Self {
+        Self { now: Duration::ZERO, origin: crate::clock::now(), nodes: Vec::new(), wire: VecDeque::new(), handed: 0, next_id: 1 }
+    }
+
+    /// So many members with this configuration, all of them ready.
+    pub(crate) fn ready(count: usize, config: &Config) -> Self {
+        let mut group = Self::new();
+        (0..count).for_each(|_| drop(group.join(config.clone())));
+        group.run_for(Duration::from_secs(1));
+        for node in 0..count {
+            assert_eq!(group.engine(node).phase(), Phase::Ready, "member {node} is ready");
+        }
+        group
+    }
+
+    pub(crate) fn time(&self) -> Time {
+        Time {
+            instant: self.origin + self.now,
+            epoch_millis: 1_790_000_000_000 + u64::try_from(self.now.as_millis()).expect("a test is short"),
+        }
+    }
+
+    /// A member more, which everybody sees at once.
+    pub(crate) fn join(&mut self, config: Config) -> usize {
+        let number = u16::try_from(self.nodes.len()).expect("few members");
+        self.join_as(config, ([10, 0, 0, 1], 4000 + number).into(), "")
+    }
+
+    pub(crate) fn join_as(&mut self, config: Config, address: std::net::SocketAddr, payload: &'static str) -> usize {
+        self.next_id += 1;
+        let id = UniqueId::from_random(Capabilities::ALL, self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834));
+        let member = Member::new(address).with_id(id).with_payload(payload);
+        let mut engine = Engine::new(config, member.clone(), self.time());
+        let time = self.time();
+        for other in self.nodes.iter_mut().filter(|node| node.engine.is_some()) {
+            engine.member_added(time, &other.member);
+            other.engine.as_mut().expect("it runs").member_added(time, &member);
+        }
+        self.nodes.push(Node {
+            member,
+            engine: Some(engine),
+            committed: Vec::new(),
+            fetched: Vec::new(),
+            swapped: Vec::new(),
+            events: Vec::new(),
+            drained: false,
+            deaf: false,
+        });
+        self.collect();
+        self.nodes.len() - 1
+    }
+
+    /// A member dies, and everybody sees it at once.
+    pub(crate) fn crash(&mut self, node: usize) {
+        self.nodes[node].engine = None;
+        let member = self.nodes[node].member.clone();
+        let time = self.time();
+        self.nodes.iter_mut().filter_map(|node| node.engine.as_mut()).for_each(|engine| engine.member_removed(time, &member));
+        self.collect();
+    }
+
+    pub(crate) fn engine(&self, node: usize) -> &Engine {
+        self.nodes[node].engine.as_ref().expect("this member runs")
+    }
+
+    /// Does something with an engine, and takes what it wants sent.
+    pub(crate) fn with<R>(&mut self, node: usize, act: impl FnOnce(&mut Engine, Time) -> R) -> R {
+        let time = self.time();
+        let result = act(self.nodes[node].engine.as_mut().expect("this member runs"), time);
+        self.collect();
+        result
+    }
+
+    pub(crate) fn commit(&mut self, node: usize, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+        self.with(node, |engine, now| engine.commit(now, key, change, want))
+    }
+
+    /// A new entry with one attribute.
+    pub(crate) fn create(&mut self, node: usize, key: &[u8], name: &str, value: &'static str) {
+        let change = Change::Create { lease: Duration::from_secs(1800), attributes: vec![(name.into(), Some(value.into()))] };
+        self.commit(node, key, change, Want::None).expect("the key is free");
+    }
+
+    /// Changes one attribute of an entry that is here.
+    pub(crate) fn set(&mut self, node: usize, key: &[u8], name: &str, value: &'static str) {
+        let read = Arc::clone(self.engine(node).peek(key).expect("the entry is here"));
+        let change = Change::Update { read, lease: None, attributes: vec![(name.into(), Some(value.into()))] };
+        self.commit(node, key, change, Want::None).expect("the entry can be changed");
+    }
+
+    pub(crate) fn get(&mut self, node: usize, key: &[u8]) -> Get {
+        self.with(node, |engine, now| engine.get(now, key))
+    }
+
+    /// The value that a member holds.
+    pub(crate) fn value(&self, node: usize, key: &[u8], name: &str) -> Option<Bytes> {
+        self.engine(node).peek(key)?.value(name).cloned()
+    }
+
+    /// Hands over everything that is on its way, and what that leads to.
+    pub(crate) fn settle(&mut self) {
+        while let Some(packet) = self.wire.pop_front() {
+            self.hand_over(packet);
+        }
+    }
+
+    pub(crate) fn hand_over(&mut self, packet: Packet) {
+        let Packet { from, to, token, body } = packet;
+        let time = self.time();
+        let sender = self.nodes[from].member.clone();
+        let receiver = &mut self.nodes[to];
+        let outcome = match receiver.engine.as_mut().filter(|_| !receiver.deaf) {
+            Some(engine) if engine.receive(time, &sender, &body) => Outcome::Accepted,
+            Some(_) => Outcome::Rejected,
+            None => Outcome::Failed,
+        };
+        self.handed += 1;
+        let receiver = self.nodes[to].member.clone();
+        if let (Some(token), Some(engine)) = (token, self.nodes[from].engine.as_mut()) {
+            engine.sent(time, token, &receiver, outcome);
+        }
+        self.collect();
+    }
+
+    /// Lets time pass, with everything that falls due.
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.settle();
+            let due = self.nodes.iter().filter_map(|node| node.engine.as_ref()?.poll_timeout()).min();
+            let Some(due) = due.map(|at| at.saturating_duration_since(self.origin)).filter(|due| *due <= end) else { break };
+            self.now = self.now.max(due);
+            let time = self.time();
+            for node in &mut self.nodes {
+                if let Some(engine) =
+                    node.engine.as_mut().filter(|engine| engine.poll_timeout().is_some_and(|at| at <= time.instant))
+                {
+                    engine.timeout(time);
+                }
+            }
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    /// Whether all members that hold a slot hold the same in it, and nobody else holds anything of it.
+    pub(crate) fn agrees(&self) -> bool {
+        let alive: Vec<_> = self.nodes.iter().filter(|node| node.engine.is_some()).collect();
+        (0..SLOTS).all(|slot| {
+            let mut digests = Vec::new();
+            for node in &alive {
+                let engine = node.engine.as_ref().expect("it runs");
+                if engine.placement.rank(slot, &node.member).is_some() {
+                    digests.push(engine.table.slot(slot).digest());
+                } else if !engine.table.slot(slot).is_empty() {
+                    return false;
+                }
+            }
+            digests.windows(2).all(|pair| pair[0] == pair[1])
+        })
+    }
+
+    fn collect(&mut self) {
+        let members: Vec<_> = self.nodes.iter().map(|node| node.member.clone()).collect();
+        for (from, node) in self.nodes.iter_mut().enumerate() {
+            let Some(engine) = node.engine.as_mut() else { continue };
+            while let Some(output) = engine.poll_output() {
+                match output {
+                    Output::Send(send) => {
+                        for member in &send.to {
+                            let to = members.iter().position(|known| known == member).expect("messages go to members");
+                            self.wire.push_back(Packet { from, to, token: send.token, body: send.body.clone() });
+                        }
+                    }
+                    Output::Committed(ticket, result) => node.committed.push((ticket, result)),
+                    Output::Fetched(ticket, result) => node.fetched.push((ticket, result)),
+                    Output::Swapped(ticket, result) => node.swapped.push((ticket, result)),
+                    Output::Event(event) => node.events.push(event),
+                    Output::Drained => node.drained = true,
+                    Output::Ready => {}
+                }
+            }
+        }
+    }
+}
