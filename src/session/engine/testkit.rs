@@ -161,9 +161,10 @@ impl Group {
         let time = self.time();
         let sender = self.nodes[from].member.clone();
         let receiver = &mut self.nodes[to];
-        let outcome = match receiver.engine.as_mut().filter(|_| !receiver.deaf) {
-            Some(engine) if engine.receive(time, &sender, &body) => Outcome::Accepted,
-            Some(_) => Outcome::Rejected,
+        let heard = receiver.engine.as_mut().filter(|_| !receiver.deaf);
+        let outcome = match heard.map(|engine| engine.receive(time, &sender, &body)) {
+            Some(true) => Outcome::Accepted,
+            Some(false) => Outcome::Rejected,
             None => Outcome::Failed,
         };
         self.handed += 1;
