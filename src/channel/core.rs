@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::contexts::{self, Contexts, Routed};
 use super::courier::Courier;
 use super::driver::{Inbox, Report};
 use super::events::Events;
@@ -61,14 +62,18 @@ struct Guarded {
     delivering: Vec<Inbound>,
 }
 
-/// What it takes to hand a message to the listeners, on whichever thread.
+/// What it takes to hand a message to the listeners, or to its context, on whichever thread.
 struct Delivery {
     listeners: Arc<MessageListeners>,
+    contexts: Arc<Contexts>,
     counters: Counters,
 }
 
 impl Delivery {
     fn deliver(&self, msg: Inbound) {
+        if contexts::is_for_context(msg.message.body()) {
+            return self.deliver_to_context(msg);
+        }
         self.counters.delivered.add(1);
         let _user_code = UserCode::enter();
         match self.listeners.deliver(&msg.message) {
@@ -78,6 +83,21 @@ impl Delivery {
                 log::warn!("a listener rejected message {} of {}: {error}", msg.message.id(), msg.message.sender());
                 msg.reply.reject();
             }
+        }
+    }
+
+    fn deliver_to_context(&self, msg: Inbound) {
+        let _user_code = UserCode::enter();
+        let routed = self.contexts.route(&msg.message);
+        match routed {
+            Routed::Accepted | Routed::Rejected => self.counters.delivered.add(1),
+            Routed::Unknown => self.counters.unknown_context.add(1),
+        }
+        if routed == Routed::Accepted {
+            msg.reply.accept();
+        } else {
+            self.counters.rejected.add(u64::from(routed == Routed::Rejected));
+            msg.reply.reject();
         }
     }
 }
@@ -122,7 +142,7 @@ impl Core {
             strands: Strands::default(),
             courier: Courier::default(),
             events: Arc::default(),
-            delivery: Arc::new(Delivery { listeners: Listeners::new(), counters: Counters::default() }),
+            delivery: Arc::new(Delivery { listeners: Listeners::new(), contexts: Arc::default(), counters: Counters::default() }),
             stopped: AtomicBool::new(false),
             stopping: Mutex::default(),
             inbox: Arc::default(),
@@ -227,6 +247,7 @@ impl Core {
             delivered: self.delivery.counters.delivered.value(),
             duplicates: self.duplicates.stats().repeats,
             rejected: self.delivery.counters.rejected.value(),
+            unknown_context: self.delivery.counters.unknown_context.value(),
             events_dropped: self.events.dropped(),
             broadcasts_dropped: self.delivery.counters.broadcasts_dropped.value(),
             sender: of(&self.sender),
@@ -238,6 +259,10 @@ impl Core {
 
     pub(super) fn message_listeners(&self) -> &Arc<MessageListeners> {
         &self.delivery.listeners
+    }
+
+    pub(super) fn contexts(&self) -> &Arc<Contexts> {
+        &self.delivery.contexts
     }
 
     pub(super) fn membership_listeners(&self) -> &Arc<EventListeners> {

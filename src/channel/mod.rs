@@ -17,8 +17,10 @@
 //! | `driver` | time: the stack's timers, the heartbeat, and what plug-ins report |
 //! | `strands` | that messages of one sender are handled one after another |
 //! | `listeners`, `events`, `courier` | who is told what, and on which thread |
+//! | `contexts` | which messages are for sessions, and for whose |
 
 mod builder;
+mod contexts;
 mod core;
 mod courier;
 mod driver;
@@ -30,13 +32,15 @@ mod strands;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use builder::{ChannelBuilder, ChannelError, Parts};
+#[allow(unused_imports, reason = "for the session layer, which is being built")]
+pub(crate) use contexts::{AlreadyRegistered, ContextGuard, ContextHandler};
 pub use listeners::{ListenerError, ListenerOutcome, MessageListener, Subscription};
 pub use stats::ChannelStats;
 
@@ -225,6 +229,20 @@ impl GroupChannel {
     /// hears of everybody.
     pub fn on_membership(&self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Subscription {
         self.0.core.membership_listeners().add(Arc::new(listener))
+    }
+
+    /// Hands every message that names the session context `hash` to `handler`, and to no listener, as long as the guard lives.
+    ///
+    /// # Errors
+    ///
+    /// When a guard for this context lives already.
+    #[allow(dead_code, reason = "for the session layer, which is being built")]
+    pub(crate) fn register_context(
+        &self,
+        hash: u64,
+        handler: Weak<dyn ContextHandler>,
+    ) -> Result<ContextGuard, AlreadyRegistered> {
+        self.0.core.contexts().register(hash, handler)
     }
 
     /// Changes the local member's payload and tells the group.

@@ -15,12 +15,14 @@ pub struct ChannelStats {
     pub sent: u64,
     /// Messages that came in, repeats included.
     pub received: u64,
-    /// Messages that were handed to the listeners.
+    /// Messages that were handed to the listeners, or to the session context they are for.
     pub delivered: u64,
     /// Messages that came again and were not handed up twice.
     pub duplicates: u64,
-    /// Messages that a listener rejected.
+    /// Messages that a listener, or the session context they are for, rejected.
     pub rejected: u64,
+    /// Session messages for no context that is here, or too short to name one. They are rejected.
+    pub unknown_context: u64,
     /// Membership events that were not told one by one, because listeners did not keep up: changes in between, and members that
     /// came and went.
     pub events_dropped: u64,
@@ -42,6 +44,7 @@ pub(super) struct Counters {
     pub(super) received: Counter,
     pub(super) delivered: Counter,
     pub(super) rejected: Counter,
+    pub(super) unknown_context: Counter,
     pub(super) broadcasts_dropped: Counter,
 }
 

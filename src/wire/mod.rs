@@ -20,6 +20,13 @@ pub use frame::{Frame, FrameDecoder};
 
 use std::fmt;
 
+/// What the body of a message between session contexts begins with; a version, a kind and the context's hash (`u64`, big-endian)
+/// follow. A channel hands such messages to that context and never to listeners.
+///
+/// No body of another kind begins so: the first byte is in no UTF-8 text, Java's serialised objects begin with `AC ED`, and nothing that
+/// Tribes itself sends has these bytes in front.
+pub const SESSION_MAGIC: [u8; 4] = [0xF5, b'T', b'R', b's'];
+
 /// Why bytes from the wire are not what they should be. The fault is the peer's, always.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -20,8 +20,8 @@ use super::seen::{MAX_WRITERS, Seen};
 use super::table::{Key, SLOTS, SlotId};
 use super::version::Version;
 
-/// What a session message begins with. No text and no Java object does.
-pub(crate) const MAGIC: [u8; 4] = [0xf5, b'T', b'R', b's'];
+/// What a session message begins with.
+pub(crate) const MAGIC: [u8; 4] = crate::wire::SESSION_MAGIC;
 /// The version of everything behind it.
 const VERSION: u8 = 1;
 /// Magic, version, kind and context.
