@@ -202,7 +202,7 @@ impl Engine {
             self.counters.created += 1;
             self.event(key, What::Created, false);
         }
-        self.told_of_changes(key, record.attributes, false);
+        self.told_of_changes(key, &record.attributes, false);
         Ok((version, self.whole(key).into_iter().collect()))
     }
 
@@ -230,7 +230,7 @@ impl Engine {
         let base = before.seen.clone();
         drop(before);
         self.merge_here(key, &change);
-        self.told_of_changes(key, change.attributes.clone(), false);
+        self.told_of_changes(key, &change.attributes, false);
         let entry = Entry { key: key.into(), record: Arc::new(change), base: Some(base), idle: 0, keep: 0 };
         Ok((version, vec![entry]))
     }
@@ -280,7 +280,7 @@ impl Engine {
             // Whoever has everything would know of it: it has died, and even its tombstone is gone.
             None if self.slots[usize::from(slot)].complete => Err(Refusal::Removed),
             None => {
-                let held = Held::new((**read).clone(), self.millis());
+                let held = Held::new(Arc::clone(read), self.millis());
                 self.table.insert(key, held);
                 self.handover_soon();
                 Ok(Arc::clone(read))
@@ -324,7 +324,7 @@ impl Engine {
             (held.accessed, held.accessed_here, held.told) = (now, true, now);
         });
         if merged.is_none() {
-            let held = Held { accessed_here: true, ..Held::new(change.clone(), now) };
+            let held = Held { accessed_here: true, ..Held::new(Arc::new(change.clone()), now) };
             self.table.insert(key, held);
         }
         if self.placement.rank(slot_of(key), &self.local).is_none() {
@@ -348,9 +348,9 @@ impl Engine {
         Duration::from_millis(self.now.epoch_millis.saturating_sub(record.birth.epoch_millis()))
     }
 
-    pub(super) fn told_of_changes(&mut self, key: &[u8], attributes: Vec<Attribute>, remote: bool) {
-        if !attributes.is_empty() {
-            self.event(key, What::Changed(attributes), remote);
+    pub(super) fn told_of_changes(&mut self, key: &[u8], attributes: &[Attribute], remote: bool) {
+        if self.config.events && !attributes.is_empty() {
+            self.event(key, What::Changed(attributes.to_vec()), remote);
         }
     }
 

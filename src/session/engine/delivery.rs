@@ -124,11 +124,11 @@ impl Engine {
     /// A member holds an entry as it was when it had this fingerprint.
     pub(super) fn confirmed(&mut self, key: &[u8], fingerprint: u64, by: &Member) {
         let slot = slot_of(key);
-        let Some(position) = self.placement.rank(slot, by).filter(|position| *position < 32) else { return };
+        let Some(position) = self.placement.rank(slot, by) else { return };
         let current = self.table.note(key, |held| {
             let same = held.fingerprint == fingerprint;
             if same {
-                held.copies |= 1 << position;
+                held.copies |= super::bit(position);
             }
             same
         });

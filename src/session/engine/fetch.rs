@@ -176,8 +176,21 @@ impl Engine {
         fetch.silent.remove(at);
         match answer {
             Found::Entry(entry) if entry.key == fetch.key => {
+                let (key, fingerprint) = (entry.key.clone(), entry.record.fingerprint());
                 self.take(*entry);
+                let slot = slot_of(&key);
+                if self.placement.rank(slot, from).is_some() && self.placement.rank(slot, &self.local).is_none() {
+                    // A copy to look at, of what its holders have: nothing to hand over.
+                    let mask = self.others_mask(slot);
+                    self.table.note(&key, |held| {
+                        if held.fingerprint == fingerprint {
+                            held.copies = mask;
+                        }
+                    });
+                }
                 self.handover_soon();
+                let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
+                debug_assert_eq!(fetch.key, key);
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };
                 let found = self.found_here(&fetch.key);
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));

@@ -1,10 +1,21 @@
-//! Letting go of what belongs to others: entries of slots that this member does not hold stay until every holder has them.
+//! Letting go of what belongs to others: entries of slots that this member does not hold are guests, and stay until every holder has
+//! them as they are here.
 
-use super::Engine;
+use super::message::Phase;
+use super::table::{Key, SLOTS, SlotId, slot_of};
+use super::{Engine, Output};
+use crate::stack::Time;
+
+/// Guests are looked at after so many milliseconds, and again while there are any.
+const SOON: u64 = 100;
+const AGAIN: u64 = 1_000;
+/// Offers under way at once; more wait for the next look.
+const MAX_OFFERS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Handover {
     due: Option<u64>,
+    drained: bool,
 }
 
 impl Handover {
@@ -15,10 +26,121 @@ impl Handover {
 
 impl Engine {
     /// There may be guests to hand over.
-    pub(super) fn handover_soon(&mut self) {}
+    pub(super) fn handover_soon(&mut self) {
+        let at = self.millis() + SOON;
+        self.handover.due = Some(self.handover.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn is_guest_slot(&self, slot: SlotId) -> bool {
+        self.placement.rank(slot, &self.local).is_none()
+    }
+
+    /// The bits of all holders of a slot; `None` when there is none to hand over to.
+    fn holders_mask(&self, slot: SlotId) -> Option<u32> {
+        let mask = self.others_mask(slot);
+        (mask != 0).then_some(mask)
+    }
 
     /// One more holder has this entry.
-    pub(super) fn handover_confirmed(&mut self, _key: &[u8]) {}
+    pub(super) fn handover_confirmed(&mut self, key: &[u8]) {
+        let slot = slot_of(key);
+        if !self.is_guest_slot(slot) {
+            return;
+        }
+        let Some(mask) = self.holders_mask(slot) else { return };
+        if self.table.get(key).is_some_and(|held| held.copies & mask == mask) {
+            self.let_go(key);
+            self.drained();
+        }
+    }
 
-    pub(super) fn handover_timeout(&mut self) {}
+    fn let_go(&mut self, key: &[u8]) {
+        if self.table.remove(key).is_some() {
+            self.counters.handed_over += 1;
+            let slot = slot_of(key);
+            if self.table.slot(slot).is_empty() {
+                self.slots[usize::from(slot)].former = false;
+            }
+        }
+    }
+
+    pub(super) fn handover_timeout(&mut self) {
+        let now = self.millis();
+        if self.handover.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.handover.due = None;
+        let mut guests = false;
+        for slot in (0..SLOTS).filter(|slot| self.is_guest_slot(*slot) && !self.table.slot(*slot).is_empty()).collect::<Vec<_>>()
+        {
+            #[cfg(test)]
+            if self.config.flaws.drop_guests {
+                let keys: Vec<Key> = self.table.slot(slot).iter().map(|(key, _)| key.clone()).collect();
+                keys.iter().for_each(|key| self.let_go(key));
+                continue;
+            }
+            guests |= self.hand_over(slot);
+        }
+        if guests {
+            self.handover.due = Some(now + AGAIN);
+        }
+        self.drained();
+    }
+
+    /// Lets go of what all holders of a slot have, and offers them the rest; tells whether there is any.
+    fn hand_over(&mut self, slot: SlotId) -> bool {
+        let Some(mask) = self.holders_mask(slot) else { return true };
+        let done: Vec<Key> =
+            self.table.slot(slot).iter().filter(|(_, held)| held.copies & mask == mask).map(|(key, _)| key.clone()).collect();
+        done.iter().for_each(|key| self.let_go(key));
+        if self.table.slot(slot).is_empty() {
+            return false;
+        }
+        for holder in self.holders_but_me(slot) {
+            let Some(position) = self.placement.rank(slot, &holder) else { continue };
+            // One that is joining pulls them itself, unless there is no time.
+            let asks = self.peers.phase_of(&holder) == Some(Phase::Joining) && self.peers.phase() != Phase::Leaving;
+            let missing = self.table.slot(slot).iter().any(|(_, held)| held.copies & super::bit(position) == 0);
+            if missing && !asks && self.repair.under_way() < MAX_OFFERS && !self.repair.is_offered(slot, &holder) {
+                self.offer(slot, &holder);
+            }
+        }
+        true
+    }
+
+    /// Hands over everything and holds nothing new. [`Output::Drained`] tells when nothing is left.
+    pub(crate) fn drain(&mut self, now: Time) {
+        self.at(now);
+        self.set_phase(Phase::Leaving);
+        self.handover_soon();
+        self.drained();
+    }
+
+    fn drained(&mut self) {
+        if self.peers.phase() == Phase::Leaving && self.table.len() == 0 && !self.handover.drained {
+            self.handover.drained = true;
+            self.outputs.push_back(Output::Drained);
+        }
+    }
+
+    /// What is alive here and not handed over.
+    pub(crate) fn remaining(&self) -> Vec<Key> {
+        self.table.iter().filter(|(_, held)| held.is_alive()).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Entries here that fewer other members have confirmed than are wanted.
+    pub(crate) fn at_risk(&self) -> Vec<Key> {
+        let wanted = self.wanted();
+        let mut at_risk = Vec::new();
+        for slot in 0..SLOTS {
+            let mask = self.others_mask(slot);
+            for (key, held) in self.table.slot(slot).iter().filter(|(_, held)| held.is_alive()) {
+                let copies = (held.copies & mask).count_ones() as usize;
+                if copies < wanted.min(32) {
+                    at_risk.push(key.clone());
+                }
+            }
+        }
+        at_risk
+    }
 }

@@ -37,6 +37,8 @@ mod swap;
 mod table;
 #[cfg(test)]
 mod testkit;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod version;
 
@@ -191,10 +193,17 @@ pub(crate) struct Engine {
 struct SlotState {
     /// Whether this member, as a holder, has everything there is.
     complete: bool,
+    /// Whether it was complete when it ceased to be a holder: what it still has is all there was then.
+    former: bool,
     /// Which holders, by position, agreed on the digest, with nothing known to have gone wrong since.
     agreed: u32,
     /// Since when, in engine milliseconds, a difference with a holder is known.
     differs_since: Option<u64>,
+}
+
+/// A holder's position as a bit; those beyond the 32nd have none.
+const fn bit(position: usize) -> u32 {
+    if position < 32 { 1 << position } else { 0 }
 }
 
 /// Engine milliseconds start here, so that what was accessed before can be told.

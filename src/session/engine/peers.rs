@@ -40,8 +40,6 @@ struct Peer {
     /// When to say hello again, while it has not answered.
     retry: Option<u64>,
     added: u64,
-    /// Its wall clock when it said hello, less ours, in milliseconds.
-    skew: i64,
 }
 
 impl Peers {
@@ -62,6 +60,11 @@ impl Peers {
     /// The phase of another member, when it takes part.
     pub(super) fn phase_of(&self, member: &Member) -> Option<Phase> {
         self.known.get(&member.id()).filter(|peer| peer.in_view && peer.member == *member)?.phase
+    }
+
+    /// Another member's wall clock, as it was when it sent, beside ours.
+    pub(super) fn heard_clock(&mut self, ours: u64, theirs: u64) {
+        self.skew = self.skew.max(ours.abs_diff(theirs));
     }
 
     pub(super) fn skew(&self) -> u64 {
@@ -180,7 +183,7 @@ impl Engine {
 
     pub(super) fn receive_hello(&mut self, from: &Member, hello: &Hello) {
         let strangers = self.peers.known.values().filter(|peer| !peer.in_view).count();
-        let skew = i64::try_from(hello.epoch_millis).unwrap_or(i64::MAX).saturating_sub_unsigned(self.now.epoch_millis);
+        self.peers.heard_clock(self.now.epoch_millis, hello.epoch_millis);
         if !self.peers.known.contains_key(&from.id()) {
             if strangers >= MAX_STRANGERS {
                 return;
@@ -189,18 +192,14 @@ impl Engine {
         }
         let Some(peer) = self.peers.known.get_mut(&from.id()) else { return };
         let before = peer.phase.replace(hello.phase);
-        peer.skew = skew;
         peer.without = false;
         let in_view = peer.in_view;
-        self.peers.skew = self.peers.skew.max(skew.unsigned_abs());
         if hello.answer {
             self.hello(from, false);
         }
         if in_view && before != Some(hello.phase) {
             self.place();
-            if before.is_none() {
-                self.repair_soon(from);
-            }
+            self.repair_soon(from);
         }
         self.transfer_peers_changed();
     }
@@ -251,9 +250,10 @@ impl Engine {
         let state = &mut self.slots[usize::from(slot)];
         state.agreed = remap(state.agreed);
         if holds && !held {
-            state.complete = false;
+            (state.complete, state.former) = (false, false);
             self.transfer_gained(slot);
         } else if !holds {
+            state.former = held && state.complete || !held && state.former;
             state.complete = false;
             state.differs_since = None;
             if held {
@@ -268,7 +268,7 @@ impl Engine {
 
 impl Peer {
     fn new(member: Member) -> Self {
-        Self { member, in_view: false, phase: None, without: false, retry: None, added: 0, skew: 0 }
+        Self { member, in_view: false, phase: None, without: false, retry: None, added: 0 }
     }
 }
 

@@ -107,7 +107,11 @@ impl Engine {
             }
             return self.take_new(&key, record, accessed, keep);
         };
-        if held.record.birth.is_zero() && record.birth <= held.record.death && record.death <= held.record.death {
+        if held.record.birth.is_zero()
+            && !record.birth.is_zero()
+            && record.birth <= held.record.death
+            && record.death <= held.record.death
+        {
             // Of an incarnation that is dead here.
             self.counters.late += 1;
             return Taken::Late;
@@ -171,14 +175,14 @@ impl Engine {
             // Its time is over: nothing to remember, and nothing to bring back.
             return Taken::Here { changed: false };
         }
-        let mut held = Held::new((*record).clone(), now);
+        let mut held = Held::new(Arc::clone(&record), now);
         held.accessed = accessed;
         held.keep_until = now + keep;
         self.table.insert(key, held);
         self.counters.replicated += 1;
         if alive {
             self.event(key, What::Created, true);
-            self.told_of_changes(key, record.attributes.clone(), true);
+            self.told_of_changes(key, &record.attributes, true);
         }
         Taken::Here { changed: true }
     }
@@ -186,10 +190,10 @@ impl Engine {
     fn tell_taken(&mut self, key: &[u8], change: &Record, was_alive: bool, age: std::time::Duration) {
         let Some(death) = self.table.get(key).map(|held| held.record.death()) else { return };
         match (was_alive, death) {
-            (true, None) => self.told_of_changes(key, change.attributes.clone(), true),
+            (true, None) => self.told_of_changes(key, &change.attributes, true),
             (false, None) => {
                 self.event(key, What::Created, true);
-                self.told_of_changes(key, change.attributes.clone(), true);
+                self.told_of_changes(key, &change.attributes, true);
             }
             (true, Some(Death::Removed)) => {
                 self.commits_died(key);

@@ -41,9 +41,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn new(record: Record, now: u64) -> Self {
+    pub(crate) fn new(record: Arc<Record>, now: u64) -> Self {
         let fingerprint = record.fingerprint();
-        Self { record: Arc::new(record), fingerprint, accessed: now, accessed_here: false, told: now, keep_until: 0, copies: 0 }
+        Self { record, fingerprint, accessed: now, accessed_here: false, told: now, keep_until: 0, copies: 0 }
     }
 
     /// What this entry adds to the digest of its slot.

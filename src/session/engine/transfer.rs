@@ -1,37 +1,344 @@
 //! How a member gets what is in the slots that it has become a holder of: it pulls, in bounded chunks, from those who have it.
+//!
+//! The puller keeps the cursor and decides how much is under way, so a source that dies costs nothing but its last chunk, and a slow puller
+//! slows the source. Sources of one slot are asked one after another, until one says that it has everything, or all have been asked;
+//! nobody waits for anybody else's progress, so members that start together cannot wait for each other.
 
-use super::Engine;
-use super::message::Chunk;
-use super::table::{Key, SlotId};
+use std::collections::BTreeMap;
+
+use super::message::{Chunk, Done, Entry, Message, Phase};
+use super::table::{Key, SLOTS, SlotId};
+use super::{Engine, bit};
+use crate::id::UniqueId;
 use crate::member::Member;
+
+/// A slot whose sources were all silent is begun again after so many milliseconds.
+const RETRY: u64 = 200;
 
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
+    filling: BTreeMap<SlotId, Fill>,
+    requests: BTreeMap<u64, Request>,
     due: Option<u64>,
+    /// Whether this member has looked around: before, it does not know who is there already.
+    begun: bool,
+    /// When this member gives up being complete before it serves.
+    serve_at: Option<u64>,
+    /// Whether it had to.
+    gave_up: bool,
+}
+
+/// A slot that is being filled.
+#[derive(Debug, Default)]
+struct Fill {
+    source: Option<Member>,
+    /// Everything up to this key has come from the source.
+    after: Option<Key>,
+    /// Sources that have given what they have.
+    asked: Vec<UniqueId>,
+    /// Sources that did not answer.
+    silent: Vec<UniqueId>,
+    under_way: bool,
+    not_before: u64,
+}
+
+#[derive(Debug)]
+struct Request {
+    source: Member,
+    slots: Vec<SlotId>,
+    deadline: u64,
 }
 
 impl Transfer {
     pub(super) fn due(&self) -> Option<u64> {
         self.due
     }
+
+    /// Whether this member serves although it could not get everything in time.
+    pub(super) fn gave_up(&self) -> bool {
+        self.gave_up
+    }
 }
 
 impl Engine {
     /// This member has become a holder of a slot.
-    pub(super) fn transfer_gained(&mut self, _slot: SlotId) {}
+    pub(super) fn transfer_gained(&mut self, slot: SlotId) {
+        self.transfer.filling.insert(slot, Fill::default());
+    }
 
     /// This member is no holder of a slot any more.
-    pub(super) fn transfer_dropped(&mut self, _slot: SlotId) {}
+    pub(super) fn transfer_dropped(&mut self, slot: SlotId) {
+        self.transfer.filling.remove(&slot);
+    }
 
     /// A member came, or said what it is.
-    pub(super) fn transfer_peers_changed(&mut self) {}
+    pub(super) fn transfer_peers_changed(&mut self) {
+        self.pull();
+    }
 
     /// A member is gone.
-    pub(super) fn transfer_lost(&mut self, _member: &Member) {}
+    pub(super) fn transfer_lost(&mut self, member: &Member) {
+        let lost: Vec<_> =
+            self.transfer.requests.iter().filter(|(_, request)| request.source == *member).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.forget_request(id);
+        }
+        for fill in self.transfer.filling.values_mut().filter(|fill| fill.source.as_ref() == Some(member)) {
+            (fill.source, fill.after) = (None, None);
+        }
+        self.pull();
+    }
 
-    pub(super) fn receive_pull(&mut self, _from: &Member, _request: u64, _slots: &[SlotId], _after: Option<Key>, _budget: u32) {}
+    fn forget_request(&mut self, id: u64) -> Option<Request> {
+        let request = self.transfer.requests.remove(&id)?;
+        for slot in &request.slots {
+            if let Some(fill) = self.transfer.filling.get_mut(slot) {
+                fill.under_way = false;
+            }
+        }
+        Some(request)
+    }
 
-    pub(super) fn receive_chunk(&mut self, _from: &Member, _chunk: Chunk) {}
+    /// Asks for whatever is missing, as far as the windows allow.
+    fn pull(&mut self) {
+        let now = self.millis();
+        if !self.transfer.begun {
+            // The members that are there are told to an engine right after it is made.
+            self.transfer.due.get_or_insert(now + 1);
+            return;
+        }
+        if self.peers.phase() == Phase::Joining {
+            #[cfg(test)]
+            if self.config.flaws.ready_at_once {
+                self.transfer.filling.clear();
+                self.slots.iter_mut().for_each(|slot| slot.complete = true);
+                return self.set_phase(Phase::Ready);
+            }
+            let limit = self.in_millis(self.config.transfer_timeout);
+            let serve_at = *self.transfer.serve_at.get_or_insert(limit);
+            if !self.all_heard() && now < serve_at {
+                self.transfer.due = Some(serve_at);
+                return;
+            }
+        }
+        let mut by_source: BTreeMap<UniqueId, (Member, Vec<SlotId>)> = BTreeMap::new();
+        let idle: Vec<_> = self
+            .transfer
+            .filling
+            .iter()
+            .filter(|(_, fill)| !fill.under_way && fill.not_before <= now)
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in idle {
+            if let Some(source) = self.source_of(slot) {
+                by_source.entry(source.id()).or_insert_with(|| (source, Vec::new())).1.push(slot);
+            }
+        }
+        for (source, slots) in by_source.into_values() {
+            let under_way = self.transfer.requests.values().filter(|request| request.source == source).count();
+            let free = self.config.chunk_window.max(1).saturating_sub(under_way);
+            if free == 0 {
+                continue;
+            }
+            let share = slots.len().div_ceil(free);
+            for slots in slots.chunks(share) {
+                self.pull_from(&source, slots.to_vec());
+            }
+        }
+        if self.peers.phase() == Phase::Joining {
+            let late = self.transfer.serve_at.is_some_and(|at| now >= at);
+            if self.transfer.filling.is_empty() || late {
+                self.transfer.gave_up |= !self.transfer.filling.is_empty();
+                self.transfer.serve_at = None;
+                self.set_phase(Phase::Ready);
+            }
+        }
+        self.transfer_arm();
+    }
 
-    pub(super) fn transfer_timeout(&mut self) {}
+    fn transfer_arm(&mut self) {
+        let requests = self.transfer.requests.values().map(|request| request.deadline);
+        let waits =
+            self.transfer.filling.values().filter(|fill| !fill.under_way && fill.not_before > 0).map(|fill| fill.not_before);
+        self.transfer.due = requests.chain(waits).chain(self.transfer.serve_at).min();
+    }
+
+    /// Whom to ask for a slot next; when nobody is left, the slot is complete.
+    fn source_of(&mut self, slot: SlotId) -> Option<Member> {
+        let fill = self.transfer.filling.get(&slot)?;
+        if let Some(source) = &fill.source {
+            return Some(source.clone());
+        }
+        let candidates = self.transfer_sources(slot);
+        let retry_at = self.millis() + RETRY;
+        let fill = self.transfer.filling.get_mut(&slot)?;
+        let next = candidates.iter().find(|member| !fill.asked.contains(&member.id()) && !fill.silent.contains(&member.id()));
+        if let Some(next) = next {
+            (fill.source, fill.after) = (Some(next.clone()), None);
+            return Some(next.clone());
+        }
+        if candidates.iter().any(|member| fill.silent.contains(&member.id())) {
+            // Somebody who may have it is there and does not answer: try again.
+            fill.silent.clear();
+            fill.not_before = retry_at;
+            return None;
+        }
+        self.filled(slot, None);
+        None
+    }
+
+    /// Who may have what is in a slot, the best first: those that are complete themselves held it before others came.
+    fn transfer_sources(&self, slot: SlotId) -> Vec<Member> {
+        let mut ranked: Vec<(u8, usize, Member)> = Vec::new();
+        let order = self.placement.order(slot);
+        for (member, phase) in self.peers.present() {
+            let rank = order.iter().position(|other| *other == member).unwrap_or(usize::MAX);
+            let class = match phase {
+                Phase::Ready => 0,
+                Phase::Leaving => 1,
+                Phase::Joining => 2,
+            };
+            ranked.push((class, rank, member.clone()));
+        }
+        ranked.sort_by(|a, b| (a.0, a.1, a.2.address()).cmp(&(b.0, b.1, b.2.address())));
+        ranked.into_iter().map(|(_, _, member)| member).collect()
+    }
+
+    fn pull_from(&mut self, source: &Member, slots: Vec<SlotId>) {
+        let request = self.number();
+        let deadline = self.in_millis(self.config.pull_timeout);
+        let after = slots.first().and_then(|slot| self.transfer.filling.get(slot)).and_then(|fill| fill.after.clone());
+        for (nth, slot) in slots.iter().enumerate() {
+            if let Some(fill) = self.transfer.filling.get_mut(slot) {
+                fill.under_way = true;
+                if nth > 0 {
+                    // Only the first slot of a request goes on where it stopped.
+                    fill.after = None;
+                }
+            }
+        }
+        let budget = u32::try_from(self.config.chunk_bytes).unwrap_or(u32::MAX);
+        let message = Message::Pull { request, slots: slots.clone(), after, budget };
+        self.transfer.requests.insert(request, Request { source: source.clone(), slots, deadline });
+        self.send(vec![source.clone()], &message, None);
+    }
+
+    pub(super) fn receive_pull(&mut self, from: &Member, request: u64, slots: &[SlotId], after: Option<Key>, budget: u32) {
+        let now = self.millis();
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX).min(4 * self.config.chunk_bytes);
+        let mut chunk = Chunk { request, entries: Vec::new(), done: Vec::new(), after: None };
+        let (mut bytes, mut from_key) = (0, after);
+        'slots: for slot in slots {
+            let mut last: Option<&Key> = None;
+            let begin = from_key.take();
+            for (key, held) in self.table.slot(*slot).after(begin.as_deref()) {
+                if bytes >= budget {
+                    chunk.after = last.cloned().or_else(|| begin.clone());
+                    break 'slots;
+                }
+                bytes += key.len() + held.record.size();
+                last = Some(key);
+                chunk.entries.push(Entry {
+                    key: key.clone(),
+                    record: held.record.clone(),
+                    base: None,
+                    idle: held.idle(now),
+                    keep: held.keep_until.saturating_sub(now),
+                });
+            }
+            let state = &self.slots[usize::from(*slot)];
+            let digest = self.table.slot(*slot).digest();
+            chunk.done.push(Done { slot: *slot, digest, complete: state.complete || state.former });
+            if bytes >= budget {
+                break;
+            }
+        }
+        self.send(vec![from.clone()], &Message::Chunk(chunk), None);
+    }
+
+    pub(super) fn receive_chunk(&mut self, from: &Member, chunk: Chunk) {
+        if self.transfer.requests.get(&chunk.request).is_none_or(|request| request.source != *from) {
+            // Too late: somebody else was asked. What is in it is welcome all the same.
+            self.take_all(chunk.entries);
+            return self.handover_soon();
+        }
+        let Some(request) = self.forget_request(chunk.request) else { return };
+        self.take_all(chunk.entries);
+        for done in chunk.done.iter().filter(|done| request.slots.contains(&done.slot)) {
+            if done.complete {
+                self.filled(done.slot, Some((from, done.digest)));
+            } else if let Some(fill) = self.transfer.filling.get_mut(&done.slot) {
+                fill.asked.push(from.id());
+                (fill.source, fill.after) = (None, None);
+            }
+        }
+        let next = request.slots.iter().find(|slot| chunk.done.iter().all(|done| done.slot != **slot));
+        if let Some(fill) = next.and_then(|slot| self.transfer.filling.get_mut(slot)) {
+            fill.after = chunk.after;
+        }
+        self.pull();
+    }
+
+    fn take_all(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            // Refused for want of room it is counted, and the slots will differ.
+            let _ = self.take(entry);
+        }
+    }
+
+    /// A slot has everything that was to be found.
+    fn filled(&mut self, slot: SlotId, by: Option<(&Member, u64)>) {
+        if self.transfer.filling.remove(&slot).is_none() {
+            return;
+        }
+        self.slots[usize::from(slot)].complete = true;
+        match by {
+            Some((member, digest)) if self.table.slot(slot).digest() == digest => self.agree(slot, member),
+            _ => self.repair_slot_soon(slot),
+        }
+    }
+
+    pub(super) fn transfer_timeout(&mut self) {
+        let now = self.millis();
+        if self.transfer.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.transfer.begun = true;
+        let late: Vec<_> =
+            self.transfer.requests.iter().filter(|(_, request)| request.deadline <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            let Some(request) = self.forget_request(id) else { continue };
+            for slot in request.slots {
+                if let Some(fill) = self.transfer.filling.get_mut(&slot) {
+                    fill.silent.push(request.source.id());
+                    (fill.source, fill.after) = (None, None);
+                }
+            }
+        }
+        self.pull();
+    }
+
+    /// Marks a slot as equal with one of its other holders.
+    pub(super) fn agree(&mut self, slot: SlotId, member: &Member) {
+        let Some(mark) = self.placement.rank(slot, member).map(bit) else { return };
+        self.table.note_all(slot, |_, held| held.copies |= mark);
+        let all = self.others_mask(slot);
+        let state = &mut self.slots[usize::from(slot)];
+        state.agreed |= mark;
+        if state.agreed & all == all {
+            state.differs_since = None;
+        }
+    }
+
+    /// The bits of a slot's holders, without this member's.
+    pub(super) fn others_mask(&self, slot: SlotId) -> u32 {
+        let others = self.placement.holding(slot).enumerate().filter(|(_, member)| **member != self.local);
+        others.fold(0, |mask, (position, _)| mask | bit(position))
+    }
+
+    /// How much of the transfer is left, in slots.
+    pub(crate) fn slots_missing(&self) -> usize {
+        debug_assert!(self.transfer.filling.len() <= usize::from(SLOTS));
+        self.transfer.filling.len()
+    }
 }

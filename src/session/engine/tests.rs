@@ -1,0 +1,429 @@
+//! One behaviour at a time, on a few engines that hear each other at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::commit::{Change, Commit};
+use super::config::{Config, Copies};
+use super::fetch::Get;
+use super::message::{Phase, Want};
+use super::record::Record;
+use super::table::{SLOTS, slot_of};
+use super::testkit::Group;
+use super::*;
+
+fn backups(count: usize) -> Config {
+    Config { copies: Copies::Backups(count), ..Config::default() }
+}
+
+fn everywhere() -> Config {
+    Config { copies: Copies::Everywhere, ..Config::default() }
+}
+
+fn key(number: u32) -> [u8; 4] {
+    number.to_be_bytes()
+}
+
+/// A key that this member owns.
+fn owned_by(group: &Group, node: usize) -> [u8; 4] {
+    let engine = group.engine(node);
+    (0..).map(key).find(|key| engine.placement.rank(slot_of(key), engine.local()) == Some(0)).expect("it owns something")
+}
+
+/// The position of the member that holds this key at this rank.
+fn holder(group: &Group, asked: usize, key: &[u8], rank: usize) -> usize {
+    let engine = group.engine(asked);
+    let member = engine.placement.holding(slot_of(key)).nth(rank).expect("so many hold it").clone();
+    group.nodes.iter().position(|node| node.member == member).expect("it is one of the group")
+}
+
+fn holders_of(group: &Group, key: &[u8]) -> usize {
+    group.nodes.iter().filter(|node| node.engine.as_ref().is_some_and(|engine| engine.peek(key).is_some())).count()
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_commit_returns_when_the_backup_holds_it() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 1800, attributes: vec![("cart".into(), Some("apples".into()))] };
+    let Ok(Commit::Waiting(ticket)) = group.commit(0, &key, change, Want::Copies(1)) else { panic!("it waits") };
+    assert!(group.nodes[0].committed.is_empty());
+    group.settle();
+    let (answered, result) = group.nodes[0].committed.pop().expect("it is answered");
+    let committed = result.expect("the backup has confirmed");
+    let backup = holder(&group, 0, &key, 1);
+    assert_eq!((answered, committed.wanted, &committed.confirmed[..]), (ticket, 1, &[group.nodes[backup].member.clone()][..]));
+    assert_eq!(group.value(backup, &key, "cart").as_deref(), Some(&b"apples"[..]));
+    assert_eq!(holders_of(&group, &key), 2, "and nobody else");
+}
+
+#[test]
+fn a_commit_costs_one_message_in_groups_of_any_size() {
+    for count in [2, 5, 9] {
+        let mut group = Group::ready(count, &backups(1));
+        let key = owned_by(&group, 0);
+        group.create(0, &key, "cart", "apples");
+        group.settle();
+        let before = group.handed;
+        group.set(0, &key, "cart", "pears");
+        group.settle();
+        assert_eq!(group.handed - before, 1, "{count} members");
+    }
+}
+
+#[test]
+fn alone_a_commit_succeeds_and_is_at_risk_until_somebody_comes() {
+    let mut group = Group::ready(1, &backups(1));
+    let change = Change::Create { lease: SECOND * 1800, attributes: Vec::new() };
+    let Ok(Commit::Done(committed)) = group.commit(0, &key(1), change, Want::Copies(1)) else {
+        panic!("there is nobody to wait for")
+    };
+    assert_eq!((committed.wanted, committed.confirmed.len()), (1, 0));
+    assert_eq!(group.engine(0).at_risk().len(), 1);
+    group.join(backups(1));
+    group.run_for(SECOND * 2);
+    assert!(group.engine(0).at_risk().is_empty());
+    assert_eq!(holders_of(&group, &key(1)), 2);
+}
+
+#[test]
+fn a_change_whose_base_is_missing_brings_the_whole_entry() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "name", "anna");
+    // The first message is lost.
+    group.wire.clear();
+    group.set(0, &key(1), "cart", "apples");
+    group.settle();
+    assert_eq!(group.value(1, &key(1), "name").as_deref(), Some(&b"anna"[..]));
+    assert_eq!(group.value(1, &key(1), "cart").as_deref(), Some(&b"apples"[..]));
+    assert_eq!(group.engine(1).counters().bases_missing, 1);
+}
+
+#[test]
+fn changes_that_overtake_each_other_end_in_the_same_state() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "c", "0");
+    group.settle();
+    for value in ["1", "2", "3"] {
+        group.set(0, &key(1), "c", value);
+    }
+    group.wire.make_contiguous().reverse();
+    group.settle();
+    assert_eq!(group.value(1, &key(1), "c").as_deref(), Some(&b"3"[..]));
+    assert!(group.agrees());
+}
+
+#[test]
+fn a_lost_message_is_repaired_by_the_next_comparison() {
+    let mut group = Group::ready(3, &everywhere());
+    for number in 0..50 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    group.set(0, &key(7), "n", "2");
+    group.wire.pop_back();
+    group.settle();
+    assert!(!group.agrees());
+    group.run_for(SECOND * 25);
+    assert!(group.agrees());
+    assert_eq!((1..3).map(|node| group.value(node, &key(7), "n").expect("it is here")).collect::<Vec<_>>(), ["2", "2"]);
+}
+
+#[test]
+fn comparing_what_is_equal_costs_two_messages_for_each_pair_and_interval() {
+    let mut group = Group::ready(2, &everywhere());
+    for number in 0..200 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.run_for(SECOND * 30);
+    let before = group.handed;
+    group.run_for(SECOND * 100);
+    let per_interval = (group.handed - before) / 10;
+    assert!(per_interval <= 5, "either asks and is answered: {per_interval}");
+}
+
+#[test]
+fn a_joiner_gets_everything_in_small_chunks_and_is_ready_then() {
+    let config = Config { chunk_bytes: 2_000, chunk_window: 2, ..everywhere() };
+    let mut group = Group::ready(2, &config);
+    for number in 0..3_000 {
+        group.create(number as usize % 2, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(config);
+    assert_eq!(group.engine(joiner).phase(), Phase::Joining);
+    group.run_for(SECOND * 3);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert_eq!(group.engine(joiner).table.alive(), 3_000);
+    assert!(group.agrees());
+}
+
+#[test]
+fn updates_go_on_while_a_joiner_pulls() {
+    let config = Config { chunk_bytes: 1_000, chunk_window: 1, ..backups(1) };
+    let mut group = Group::ready(2, &config);
+    for number in 0..500 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(config);
+    group.begin(joiner);
+    let mut turn = 0;
+    while let Some(packet) = group.wire.pop_front() {
+        group.hand_over(packet);
+        turn += 1;
+        if turn % 3 == 0 && turn < 600 {
+            let number = key(turn % 500);
+            if group.engine(0).peek(&number).is_some() {
+                group.set(0, &number, "n", "2");
+            }
+        }
+    }
+    group.run_for(SECOND * 20);
+    assert!(group.agrees());
+    for number in 0..500 {
+        assert_eq!(holders_of(&group, &key(number)), 2, "entry {number}");
+    }
+}
+
+#[test]
+fn a_source_that_dies_costs_nothing_but_time() {
+    let config = Config { chunk_bytes: 1_000, ..everywhere() };
+    let mut group = Group::ready(3, &config);
+    for number in 0..1_000 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(config);
+    group.begin(joiner);
+    for _ in 0..60 {
+        let packet = group.wire.pop_front().expect("it pulls");
+        group.hand_over(packet);
+    }
+    group.crash(1);
+    group.run_for(SECOND * 5);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert_eq!(group.engine(joiner).table.alive(), 1_000);
+}
+
+#[test]
+fn a_silent_source_is_left_for_another() {
+    let mut group = Group::ready(3, &everywhere());
+    for number in 0..100 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(everywhere());
+    group.begin(joiner);
+    // It has said hello, and then says nothing more.
+    for _ in 0..12 {
+        if let Some(packet) = group.wire.pop_front() {
+            group.hand_over(packet);
+        }
+    }
+    group.nodes[1].deaf = true;
+    group.run_for(SECOND * 10);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert_eq!(group.engine(joiner).table.alive(), 100);
+}
+
+#[test]
+fn ten_that_start_together_are_all_complete() {
+    let mut group = Group::new();
+    (0..10).for_each(|_| drop(group.join(backups(1))));
+    // What each has loaded from somewhere before it heard of the others.
+    for node in 0..10 {
+        for number in 0..20 {
+            let number = 100 * node as u32 + number;
+            group.create(node, &key(number), "n", "1");
+        }
+    }
+    group.run_for(SECOND * 30);
+    assert!(group.nodes.iter().all(|node| node.engine.as_ref().expect("it runs").phase() == Phase::Ready));
+    assert!(group.agrees());
+    for node in 0..10 {
+        for number in 0..20 {
+            assert_eq!(holders_of(&group, &key(100 * node + number)), 2);
+        }
+    }
+}
+
+#[test]
+fn an_entry_survives_its_owner_and_gets_a_new_backup() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    group.crash(0);
+    group.run_for(SECOND * 2);
+    assert_eq!(holders_of(&group, &key), 2);
+    assert!(group.agrees());
+    assert!((1..4).all(|node| group.engine(node).at_risk().is_empty()));
+}
+
+#[test]
+fn a_read_elsewhere_asks_a_holder_and_leaves_nothing_behind() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    let Get::Asking(ticket) = group.get(stranger, &key) else { panic!("it is not here") };
+    group.settle();
+    let (answered, found) = group.nodes[stranger].fetched.pop().expect("a holder answers");
+    assert_eq!(answered, ticket);
+    assert_eq!(found.expect("a holder has it").expect("it is there").value("n").map(|value| &value[..]), Some(&b"1"[..]));
+    group.run_for(SECOND * 5);
+    assert_eq!(holders_of(&group, &key), 2);
+}
+
+#[test]
+fn a_read_goes_to_the_second_holder_when_the_first_is_silent() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    group.nodes[0].deaf = true;
+    let Get::Asking(_) = group.get(stranger, &key) else { panic!("it is not here") };
+    group.run_for(SECOND * 2);
+    let (_, found) = group.nodes[stranger].fetched.pop().expect("the backup answers");
+    assert!(found.expect("somebody has it").is_some());
+}
+
+#[test]
+fn what_a_stranger_writes_is_handed_over() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    let stranger = (1..5)
+        .find(|node| group.engine(*node).placement.rank(slot_of(&key), &group.nodes[*node].member).is_none())
+        .expect("three");
+    group.create(stranger, &key, "n", "1");
+    group.run_for(SECOND * 3);
+    assert_eq!(holders_of(&group, &key), 2);
+    assert!(group.engine(stranger).peek(&key).is_none());
+    assert!(group.agrees());
+}
+
+#[test]
+fn a_removed_entry_stays_removed_on_a_member_that_was_away() {
+    let mut group = Group::ready(3, &everywhere());
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    group.nodes[2].deaf = true;
+    assert!(group.commit(0, &key(1), Change::Remove, Want::None).is_ok());
+    group.settle();
+    let read = Arc::clone(group.engine(2).peek(&key(1)).expect("it has not heard"));
+    group.nodes[2].deaf = false;
+    let change = Change::Update { read, lease: None, attributes: vec![("n".into(), Some("2".into()))] };
+    let Ok(Commit::Waiting(_)) = group.commit(2, &key(1), change, Want::Copies(1)) else { panic!("it waits") };
+    group.run_for(SECOND * 30);
+    assert_eq!(holders_of(&group, &key(1)), 0);
+    let (_, result) = group.nodes[2].committed.pop().expect("it is answered");
+    assert!(result.expect_err("the entry was dead").removed);
+    assert!(group.engine(0).counters().late > 0);
+}
+
+#[test]
+fn a_rename_is_one_message_and_the_old_key_is_dead() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    let to = (1000..).map(key).find(|other| slot_of(other) == slot_of(&key(1))).expect("some key falls into the same slot");
+    let read = Arc::clone(group.engine(0).peek(&key(1)).expect("it is here"));
+    let before = group.handed;
+    let change = Change::Rename { read, to: to.as_slice().into(), lease: None, attributes: Vec::new() };
+    assert!(group.commit(0, &key(1), change, Want::Copies(1)).is_ok());
+    group.settle();
+    assert_eq!(group.handed - before, 1);
+    assert_eq!((holders_of(&group, &key(1)), holders_of(&group, &to)), (0, 2));
+    assert_eq!(group.value(1, &to, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn two_sides_of_a_partition_end_alike_and_tell_what_was_lost() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    let members = [0, 1].map(|node| group.nodes[node].member.clone());
+    group.with(0, |engine, now| engine.member_removed(now, &members[1]));
+    group.with(1, |engine, now| engine.member_removed(now, &members[0]));
+    group.run_for(SECOND);
+    group.set(0, &key(1), "left", "a");
+    group.set(0, &key(1), "n", "2");
+    group.set(1, &key(1), "right", "b");
+    group.set(1, &key(1), "n", "3");
+    group.run_for(SECOND);
+    group.with(0, |engine, now| engine.member_added(now, &members[1]));
+    group.with(1, |engine, now| engine.member_added(now, &members[0]));
+    group.run_for(SECOND * 15);
+    assert!(group.agrees());
+    for node in 0..2 {
+        assert_eq!(group.value(node, &key(1), "left").as_deref(), Some(&b"a"[..]));
+        assert_eq!(group.value(node, &key(1), "right").as_deref(), Some(&b"b"[..]));
+        assert_eq!(group.value(node, &key(1), "n"), group.value(0, &key(1), "n"));
+    }
+    let lost = group.nodes.iter().flat_map(|node| &node.events).filter(|event| matches!(event.what, What::Lost(_))).count();
+    assert!(lost >= 1);
+    assert_eq!(group.engine(0).counters().conflicts + group.engine(1).counters().conflicts, lost as u64);
+}
+
+#[test]
+fn draining_moves_everything_and_says_so() {
+    let mut group = Group::ready(4, &backups(1));
+    for number in 0..300 {
+        group.create(number as usize % 4, &key(number), "n", "1");
+    }
+    group.run_for(SECOND * 2);
+    group.with(3, |engine, now| engine.drain(now));
+    group.run_for(SECOND * 10);
+    assert!(group.nodes[3].drained);
+    assert!(group.engine(3).remaining().is_empty());
+    group.crash(3);
+    group.run_for(SECOND * 2);
+    for number in 0..300 {
+        assert_eq!(holders_of(&group, &key(number)), 2, "entry {number}");
+    }
+}
+
+#[test]
+fn a_frozen_backup_gets_company() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let backup = holder(&group, 0, &key, 1);
+    // It takes the message, and never answers.
+    let change = Change::Create { lease: SECOND * 1800, attributes: Vec::new() };
+    let Ok(Commit::Waiting(_)) = group.commit(0, &key, change, Want::Copies(1)) else { panic!("it waits") };
+    group.wire.clear();
+    group.run_for(SECOND);
+    let (_, result) = group.nodes[0].committed.pop().expect("another member has confirmed");
+    assert_ne!(result.expect("there is a copy").confirmed[0], group.nodes[backup].member);
+}
+
+#[test]
+fn slots_are_complete_everywhere_after_a_while() {
+    let mut group = Group::ready(5, &backups(2));
+    group.run_for(SECOND * 30);
+    for slot in 0..SLOTS {
+        for node in &group.nodes {
+            let engine = node.engine.as_ref().expect("it runs");
+            assert_eq!(engine.slots[usize::from(slot)].complete, engine.placement.rank(slot, &node.member).is_some());
+        }
+    }
+    assert!(group.nodes.iter().all(|node| node.engine.as_ref().expect("it runs").oldest_difference().is_none()));
+}
+
+#[test]
+fn hostile_bytes_change_nothing() {
+    let mut group = Group::ready(2, &backups(1));
+    let sender = group.nodes[1].member.clone();
+    let bodies: [&[u8]; 4] = [b"", b"\xf5TRs", b"\xf5TRs\x02\x01\0\0\0\0\0\0\0\0", b"\xf5TRs\x01\xff\0\0\0\0\0\0\0\0"];
+    for body in bodies {
+        assert!(!group.with(0, |engine, now| engine.receive(now, &sender, body)));
+    }
+    let counters = group.engine(0).counters();
+    assert_eq!((counters.malformed, counters.unknown), (2, 2));
+    assert!(Record::default().attributes.is_empty());
+}
