@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use tribes::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
 use tribes::membership::memory::Hub;
+use tribes::membership::static_members::StaticMembers;
 use tribes::stack::{Context, Departure, Event, Inbound, Interceptor, Outbound, Probe, ProbeRequest, StackBuilder};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 use tribes::transport::{LinkSink, ProbeDone, Sender};
@@ -181,6 +184,61 @@ fn members_come_change_and_go() {
     assert_eq!(next(), Event::Removed(gone, Departure::Left));
     assert!(a.members().is_empty());
     assert!(a.set_payload(vec![0; Member::MAX_TEXT + 1]).is_err());
+}
+
+/// A peer that takes connections and keeps them, until it dies with all of them.
+struct Victim {
+    address: SocketAddr,
+    dying: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Victim {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let dying = Arc::new(AtomicBool::new(false));
+        let dies = Arc::clone(&dying);
+        let thread = thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming() {
+                held.push(stream.expect("accepted"));
+                if dies.load(Ordering::Acquire) {
+                    return;
+                }
+            }
+        });
+        Self { address, dying, thread }
+    }
+
+    fn die(self) {
+        self.dying.store(true, Ordering::Release);
+        drop(TcpStream::connect(self.address).expect("it listens to its last"));
+        self.thread.join().expect("no panic");
+    }
+}
+
+#[test]
+fn the_death_of_a_member_is_noticed_though_nothing_was_ever_sent_and_nobody_listens_for_heartbeats() {
+    let victim = Victim::new();
+    let (told, events) = mpsc::channel();
+    let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind("127.0.0.1:0".parse().expect("an address")));
+    let builder = GroupChannel::builder().membership(StaticMembers::new([victim.address])).receiver(receiver);
+    let channel = builder.on_membership(move |event| drop(told.send(event.clone()))).start().expect("the channel starts");
+    let next = || events.recv_timeout(DEADLINE).expect("an event");
+    let Event::Added(member) = next() else { panic!("nobody has come yet") };
+    assert_eq!(member.address(), victim.address);
+    let (ticks, waits) = mpsc::channel::<()>();
+    let deadline = thread::spawn(move || waits.recv_timeout(DEADLINE));
+    while channel.stats().sender.connections == 0 {
+        assert!(!deadline.is_finished(), "no connection is opened");
+        thread::yield_now();
+    }
+    drop(ticks);
+    victim.die();
+    assert_eq!(next(), Event::Removed(member, Departure::Failed));
+    let stats = channel.stats();
+    assert_eq!((stats.sent, stats.sender.frames, stats.sender.failed, stats.sender.connected), (0, 0, 0, 1));
 }
 
 #[test]

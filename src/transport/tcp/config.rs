@@ -26,6 +26,7 @@ pub struct TcpSenderConfig {
     pub(super) keep_alive_count: Option<u64>,
     pub(super) keep_alive_time: Option<Duration>,
     pub(super) idle_timeout: Duration,
+    pub(super) keep_connected: bool,
     pub(super) max_probes: usize,
     pub(super) tcp_nodelay: bool,
     pub(super) so_keep_alive: Option<Duration>,
@@ -49,9 +50,10 @@ impl Default for TcpSenderConfig {
             keep_alive_count: None,
             keep_alive_time: None,
             idle_timeout: Duration::from_secs(60),
+            keep_connected: true,
             max_probes: 64,
             tcp_nodelay: true,
-            so_keep_alive: None,
+            so_keep_alive: Some(Duration::from_secs(60)),
             so_linger: None,
             receive_buffer: None,
             send_buffer: None,
@@ -139,10 +141,25 @@ impl TcpSenderConfig {
         self
     }
 
-    /// Closes a connection that was not used for this long. Default 60 s.
+    /// Closes a connection that was not used for this long, unless it is [kept](Self::keep_connected). Default 60 s.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
+        self
+    }
+
+    /// Whether a connection to each member of the view is opened when it comes, and kept while it is there. Default true.
+    ///
+    /// Then the death of a member shows at once, as the end of a connection, also where nothing was ever sent; else only when it
+    /// has been silent for the membership's drop time. It costs a file descriptor on either side for each two members.
+    /// What cannot be opened fails no message and suspects nobody. It is tried again after 5 s, and after pauses that double up to
+    /// 5 min; so is one that the peer ends, which does make it suspect. One that [`keep_alive_count`](Self::keep_alive_count) or
+    /// [`keep_alive_time`](Self::keep_alive_time) closes is opened again by the next message.
+    ///
+    /// Tribes behaviour: none is opened before the first message. Its receivers never close one that is idle.
+    #[must_use]
+    pub fn keep_connected(mut self, on: bool) -> Self {
+        self.keep_connected = on;
         self
     }
 
@@ -160,8 +177,8 @@ impl TcpSenderConfig {
         self
     }
 
-    /// After how much silence the operating system probes whether the peer is there, at least a second (`SO_KEEPALIVE`). Default:
-    /// never.
+    /// After how much silence the operating system probes whether the peer is there, at least a second (`SO_KEEPALIVE`). Default
+    /// 60 s, so that no firewall forgets a connection that is [kept](Self::keep_connected); `None` is never.
     #[must_use]
     pub fn so_keep_alive(mut self, idle: impl Into<Option<Duration>>) -> Self {
         self.so_keep_alive = idle.into();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::acks::Answer;
 use super::config::TcpSenderConfig;
+use super::standby::Standby;
 use crate::completion::{FaultCause, Leg, Sending};
 use crate::id::Capabilities;
 use crate::member::Member;
@@ -82,6 +83,7 @@ pub(super) enum Phase {
 pub(super) struct Link {
     rules: Rules,
     phase: Phase,
+    standby: Standby,
     queue: VecDeque<Pending>,
     queued_bytes: usize,
     /// Written and not answered, in order.
@@ -136,6 +138,7 @@ impl Link {
         Self {
             rules,
             phase: Phase::Idle,
+            standby: Standby::default(),
             queue: VecDeque::new(),
             queued_bytes: 0,
             flight: VecDeque::new(),
@@ -164,6 +167,16 @@ impl Link {
         None
     }
 
+    /// From now on a connection is wanted though nothing is to be sent.
+    pub(super) fn keep(&mut self, now: Instant) {
+        self.standby.keep((self.phase == Phase::Idle).then_some(now));
+    }
+
+    /// Whether a connection is to be opened some time though nothing is to be sent.
+    pub(super) fn stands_by(&self) -> bool {
+        self.standby.is_pending()
+    }
+
     /// Whether a connection should be opened now.
     pub(super) fn wants_connection(&self, now: Instant) -> bool {
         let due = match self.phase {
@@ -171,12 +184,13 @@ impl Link {
             Phase::Waiting(until) => until <= now,
             Phase::Connecting(_) | Phase::Up(_) => false,
         };
-        due && !self.queue.is_empty()
+        due && (!self.queue.is_empty() || self.standby.is_due(now))
     }
 
     /// Opening a connection has begun.
     pub(super) fn connecting(&mut self, now: Instant) {
         self.phase = Phase::Connecting(now + self.rules.connect_timeout);
+        self.standby.settle();
     }
 
     /// The connection is open.
@@ -197,6 +211,7 @@ impl Link {
         }
         self.connect_failures = 0;
         self.phase = Phase::Idle;
+        self.standby.retry(now, Duration::ZERO);
         self.queued_bytes = 0;
         let lost = self.queue.drain(..);
         lost.map(|pending| {
@@ -294,6 +309,12 @@ impl Link {
             self.queue.push_front(pending);
         }
         failed.reverse();
+        let stood = if let Phase::Up(since) = self.phase { now.saturating_duration_since(since) } else { Duration::ZERO };
+        match loss {
+            Loss::Connection(_) | Loss::Silence => self.standby.retry(now, stood),
+            Loss::Retired => self.standby.settle(),
+            Loss::Closed(_) => self.standby.end(),
+        }
         self.phase = Phase::Idle;
         self.blocked = None;
         match loss {
@@ -346,7 +367,7 @@ impl Link {
             self.idle_since = Some(now);
             return false;
         }
-        older(self.rules.idle_timeout, *self.idle_since.get_or_insert(now))
+        !self.standby.is_wanted() && older(self.rules.idle_timeout, *self.idle_since.get_or_insert(now))
     }
 
     pub(super) fn phase(&self) -> Phase {

@@ -10,6 +10,7 @@ mod probe;
 mod reactor;
 mod receiver;
 mod sender;
+mod standby;
 
 #[cfg(test)]
 mod tests;

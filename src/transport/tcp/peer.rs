@@ -81,6 +81,8 @@ pub(super) struct Duties {
     pub(super) deadline: Option<Instant>,
     /// Whether to look again at every tick.
     pub(super) ticking: bool,
+    /// Whether a connection is to be opened some time though nothing is to be sent: to be reviewed.
+    pub(super) stands_by: bool,
 }
 
 impl Peer {
@@ -126,6 +128,15 @@ impl Peer {
         let can_take = state.link.can_take();
         state.promised |= attended && can_take;
         if (can_take && !state.promised) || !state.ticking || state.link.phase() == Phase::Idle {
+            self.schedule(&mut state);
+        }
+    }
+
+    /// Wants a connection even if nothing is to be sent.
+    pub(super) fn keep(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            state.link.keep(clock::now());
             self.schedule(&mut state);
         }
     }
@@ -200,21 +211,28 @@ impl Peer {
         duties.conn = state.conn.clone().map(|conn| (conn, state.armed)).or(left);
         duties.deadline = state.link.deadline();
         let unarmed = state.conn.is_some() && !state.armed;
-        state.ticking = duties.drive || !state.link.is_quiet() || unarmed || state.leaving.is_some();
+        state.ticking = duties.drive || duties.connecting || !state.link.is_quiet() || unarmed || state.leaving.is_some();
         duties.ticking = state.ticking;
+        duties.stands_by = state.link.stands_by();
         duties
     }
 
-    /// Closes the connection if it has been idle or open too long.
-    pub(super) fn review(self: &Arc<Self>, now: Instant) {
+    /// Closes the connection if it has been idle or open too long, or opens one that is due though nothing is to be sent. Tells
+    /// whether one will be due.
+    pub(super) fn review(self: &Arc<Self>, now: Instant) -> bool {
         let mut state = self.lock();
+        if state.conn.is_none() && state.link.wants_connection(now) {
+            self.schedule(&mut state);
+        }
+        let stands_by = state.link.stands_by();
         if state.conn.is_none() || state.driving {
-            return;
+            return stands_by;
         }
         if state.link.review(now) || state.link.is_retired() {
             self.lose(&mut state, Loss::Retired);
             self.schedule(&mut state);
         }
+        stands_by
     }
 
     /// Closes the connection for good and fails everything.

@@ -235,8 +235,8 @@ impl Reactor {
             let now = clock::now();
             self.tick(now);
             if todo.review || self.next_review.is_some_and(|next| next <= now) {
-                self.core.peers().iter().for_each(|peer| peer.review(now));
-                self.next_review = (!self.registered.is_empty()).then(|| now + REVIEW);
+                let standing_by = self.core.peers().iter().filter(|peer| peer.review(now)).count();
+                self.next_review = (standing_by > 0 || !self.registered.is_empty()).then(|| now + REVIEW);
             }
             self.probe(now);
             if stop.is_some_and(|deadline| deadline <= now || self.core.peers().iter().all(|peer| peer.is_quiet())) {
@@ -265,8 +265,12 @@ impl Reactor {
         let peer = Arc::clone(&registered.peer);
         if matches!(registered.state, Opening::Connecting(_)) {
             self.opening(&peer);
-            return;
         }
+        // The peer may have closed it again already: one event tells both, and none comes after it.
+        let Some(registered) = self.registered.get_mut(&key).filter(|registered| matches!(registered.state, Opening::Open(_)))
+        else {
+            return;
+        };
         let hung_up = event.is_error() || event.is_read_closed();
         if event.is_writable() {
             peer.writable();
@@ -298,7 +302,7 @@ impl Reactor {
         } else {
             self.ticking.remove(&peer.key);
         }
-        if self.registered.contains_key(&peer.key) {
+        if duties.stands_by || self.registered.contains_key(&peer.key) {
             self.next_review.get_or_insert(now + REVIEW);
         }
     }

@@ -27,6 +27,9 @@ use crate::transport::{LinkSink, ProbeDone, Sender, SenderStats};
 /// the connection breaks and they are sent again; they keep their id, so that a Rust member recognises those it has seen. A slow or
 /// dead destination delays no other.
 ///
+/// To each member of the view a connection is opened when it comes, and kept while it is there, used or not
+/// ([`keep_connected`](TcpSenderConfig::keep_connected)): its end is what tells first that the member died.
+///
 /// A connection that this sender ends, because it was idle, much used or silent, is replaced only when the peer has read it to its
 /// end and closed it, or has not done so within the [time-out](TcpSenderConfig::timeout): else the peer might handle messages of the
 /// new one before those.
@@ -144,6 +147,14 @@ impl Sender for TcpSender {
         match self.running() {
             Some(core) => core.probe(Wanted { member: peer.clone(), request, done }),
             None => done(Probe::Unreachable),
+        }
+    }
+
+    fn connect(&self, peer: &Member) {
+        if let Some(core) = self.running().filter(|core| core.config.keep_connected)
+            && let Some(link) = link(core, peer)
+        {
+            link.keep();
         }
     }
 

@@ -529,6 +529,108 @@ fn disconnect_fails_what_is_owed_and_a_later_send_connects_again() {
     assert!(node.call(&[&server.member], 2, "again").is_ok());
 }
 
+/// A peer that says nothing: its listener, and what it is called.
+fn silent_peer() -> (TcpListener, Member) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let member = Member::new(listener.local_addr().expect("bound")).with_id(UniqueId::for_member(Capabilities::ALL));
+    (listener, member)
+}
+
+/// Waits until the sender has tried to connect to whom it was asked to: it takes requests in their order, and a port of the loopback
+/// interface answers or refuses before the next that is asked.
+fn attempted(node: &Node, member: &Member) {
+    for _ in 0..2 {
+        let (report, outcome) = mpsc::channel();
+        let done = Box::new(move |probe| report.send(probe).expect("the test waits"));
+        node.sender.probe(member, ProbeRequest::connect(LONG), done);
+        outcome.recv_timeout(LONG).expect("an outcome");
+    }
+}
+
+#[test]
+fn the_end_of_a_member_that_was_never_sent_to_is_noticed() {
+    let (listener, member) = silent_peer();
+    let node = Node::new(patient());
+    node.sender.connect(&member);
+    let (stream, _) = listener.accept().expect("the sender connects");
+    assert!(node.lost.try_recv().is_err());
+    drop(stream);
+    node.lost(&member);
+    assert_eq!(node.sender.stats().failed, 0);
+}
+
+#[test]
+fn messages_take_the_connection_that_is_kept_and_it_is_not_closed_for_being_idle() {
+    let server = Server::new(|_, _| Does::Answer);
+    let node = Node::new(patient().idle_timeout(Duration::ZERO));
+    let begin = now();
+    while node.sender.stats().connections == 0 {
+        assert!(now() - begin < LONG, "not connected");
+        node.sender.connect(&server.member);
+        thread::yield_now();
+    }
+    for options in [0, 2, 6] {
+        node.sender.heartbeat();
+        attempted(&node, &server.member);
+        node.sender.connect(&server.member);
+        assert!(node.call(&[&server.member], options, "attended").is_ok());
+        assert!(finish(node.queue(&[&server.member], options, "queued")).is_ok());
+    }
+    assert!(server.seen(6).iter().all(|seen| seen.connection == 0), "one connection per destination");
+    let stats = node.sender.stats();
+    assert_eq!((stats.connections, stats.connected, stats.failed, stats.resent), (1, 1, 0, 0));
+    assert!(node.lost.try_recv().is_err());
+}
+
+#[test]
+fn a_peer_that_closes_what_is_idle_is_left_in_peace() {
+    let (listener, member) = silent_peer();
+    let node = Node::new(patient());
+    node.sender.connect(&member);
+    drop(listener.accept().expect("the sender connects"));
+    node.lost(&member);
+    for _ in 0..20 {
+        node.sender.heartbeat();
+        attempted(&node, &member);
+    }
+    assert!(node.sender.stats().connected < 3, "{:?}", node.sender.stats());
+    assert!(node.lost.try_iter().count() < 3, "no storm");
+}
+
+#[test]
+fn a_member_that_cannot_be_connected_to_fails_nothing_and_is_not_suspect() {
+    let (dead, node) = (refusing(), Node::new(patient()));
+    node.sender.connect(&dead);
+    attempted(&node, &dead);
+    assert_eq!((node.sender.stats().failed, node.sender.stats().pending), (0, 0));
+    assert!(node.lost.try_recv().is_err(), "only what was there can be lost");
+    assert!(matches!(causes(node.call(&[&dead], 6, "hello"))[..], [(_, FaultCause::Connect(_))]));
+    node.lost(&dead);
+}
+
+#[test]
+fn disconnect_closes_the_kept_connection_for_good() {
+    let (listener, member) = silent_peer();
+    let node = Node::new(patient());
+    node.sender.connect(&member);
+    let (mut stream, _) = listener.accept().expect("the sender connects");
+    node.sender.disconnect(&member);
+    assert_eq!(stream.read(&mut [0; 1]).expect("an orderly end"), 0);
+    node.sender.heartbeat();
+    attempted(&node, &member);
+    assert_eq!(node.sender.stats().connections, 0);
+    assert!(node.lost.try_recv().is_err(), "we closed it ourselves");
+}
+
+#[test]
+fn no_connection_is_kept_where_none_is_wanted() {
+    let (_listener, member) = silent_peer();
+    let node = Node::new(patient().keep_connected(false));
+    node.sender.connect(&member);
+    attempted(&node, &member);
+    assert_eq!(node.sender.stats().connected, 0);
+}
+
 #[test]
 fn connections_are_closed_after_so_many_messages_or_so_long() {
     let server = Server::new(|_, _| Does::Answer);

@@ -347,6 +347,46 @@ fn a_connection_is_closed_when_it_is_old_or_was_idle() {
 }
 
 #[test]
+fn a_kept_connection_is_opened_without_a_message_and_never_idle() {
+    let config = TcpSenderConfig::default().idle_timeout(SECOND).connect_timeout(SECOND);
+    let mut link = Link::new(&rust_member(), &config);
+    let now = start();
+    assert!(!link.wants_connection(now));
+    link.keep(now);
+    assert!(link.wants_connection(now) && link.is_quiet());
+    link.connecting(now);
+    link.keep(now);
+    assert!(!link.wants_connection(now + SECOND), "one at a time");
+    assert_eq!(link.deadline(), Some(now + SECOND));
+    assert!(link.connect_failed(ErrorKind::ConnectionRefused, now).is_empty(), "no message failed");
+    assert!(link.stands_by() && !link.wants_connection(now + 4 * SECOND) && link.wants_connection(now + 5 * SECOND));
+    link.connecting(now);
+    link.connected(now);
+    assert!(!link.review(now) && !link.review(now + 1000 * SECOND), "not idle");
+    // The peer closes it; a message would not wait.
+    let (failed, again) = link.lost(&Loss::Connection(ErrorKind::UnexpectedEof), now, Vec::new());
+    assert!(failed.is_empty() && again == 0);
+    assert!(!link.wants_connection(now + 9 * SECOND) && link.wants_connection(now + 10 * SECOND));
+    assert!(link.submit(pending(message(ACK, b"1"))).is_none());
+    assert!(link.wants_connection(now));
+}
+
+#[test]
+fn what_we_close_ourselves_is_not_opened_again_without_a_message() {
+    let mut link = Link::new(&rust_member(), &TcpSenderConfig::default().keep_alive_time(Duration::ZERO));
+    let now = start();
+    for loss in [Loss::Retired, Loss::Closed(FaultCause::Stopped)] {
+        link.keep(now);
+        link.connecting(now);
+        link.connected(now);
+        link.review(now);
+        assert!(link.is_retired());
+        link.lost(&loss, now, Vec::new());
+        assert!(!link.stands_by() && !link.wants_connection(now + 1000 * SECOND));
+    }
+}
+
+#[test]
 fn the_queue_is_bounded_in_messages_and_bytes_but_takes_any_one() {
     let config = TcpSenderConfig::default();
     let submit = |link: &mut Link, size: usize| link.submit(pending(message(0, &vec![0; size]))).is_none();
