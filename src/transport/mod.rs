@@ -90,7 +90,8 @@ pub trait Sender: Send + Sync {
     /// Finds out whether a member answers; `done` is called once, from any thread. Does not block.
     fn probe(&self, peer: &Member, request: ProbeRequest, done: ProbeDone);
 
-    /// A member was added: a connection to it will be wanted soon. May do nothing.
+    /// A member was added: a connection to it will be wanted soon, and one that is kept tells of its death by its end. May do
+    /// nothing. Does not block.
     fn connect(&self, _peer: &Member) {}
 
     /// A member is gone: its connection closes; what is queued to it fails.

@@ -151,7 +151,9 @@ impl TcpSenderConfig {
     /// Whether a connection to each member of the view is opened when it comes, and kept while it is there. Default true.
     ///
     /// Then the death of a member shows at once, as the end of a connection, also where nothing was ever sent; else only when it
-    /// has been silent for the membership's drop time. It costs a file descriptor on either side for each two members.
+    /// has been silent for the membership's drop time. It costs two file descriptors for each other member: one for the connection
+    /// to it, one for its connection to us.
+    ///
     /// What cannot be opened fails no message and suspects nobody. It is tried again after 5 s, and after pauses that double up to
     /// 5 min; so is one that the peer ends, which does make it suspect. One that [`keep_alive_count`](Self::keep_alive_count) or
     /// [`keep_alive_time`](Self::keep_alive_time) closes is opened again by the next message.
