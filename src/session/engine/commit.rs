@@ -11,7 +11,7 @@ use super::record::{Attribute, Death, Lease, Name, Record};
 use super::seen::Seen;
 use super::table::{Held, Key, slot_of};
 use super::version::Version;
-use super::{Copies, Engine, Output, Ticket, What};
+use super::{Copies, Engine, Output, SwapFault, Ticket, What};
 use crate::member::Member;
 use crate::stack::Time;
 
@@ -101,6 +101,8 @@ enum End {
 #[derive(Clone, Debug)]
 pub(super) enum Whom {
     Local,
+    /// A swap of this member.
+    Swap(Ticket),
     /// Another member, that asked for a swap.
     Remote {
         member: Member,
@@ -291,8 +293,9 @@ impl Engine {
     fn bury(&mut self, key: &[u8]) -> (Version, Vec<Entry>) {
         let age = self.table.get(key).filter(|held| held.is_alive()).map(|held| self.age(&held.record));
         let buried = self.bury_as(key, age);
-        if age.is_some() {
+        if let Some(age) = age {
             self.counters.removed += 1;
+            self.life(age);
         }
         buried
     }
@@ -436,6 +439,14 @@ impl Engine {
             Whom::Local => {
                 let result = if met { Ok(committed) } else { Err(CommitFault { committed, needed, removed }) };
                 self.outputs.push_back(Output::Committed(ticket, result));
+            }
+            Whom::Swap(swap) => {
+                let result = match end {
+                    End::Met => Ok(committed),
+                    End::Late => Err(SwapFault::Unconfirmed(committed)),
+                    End::Removed => Err(SwapFault::Absent),
+                };
+                self.outputs.push_back(Output::Swapped(swap, result));
             }
             Whom::Remote { member, request } => {
                 let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -154,6 +154,10 @@ pub(crate) struct Counters {
     /// Messages of an unknown kind or a newer version, and such that did not decode.
     pub(crate) unknown: u64,
     pub(crate) malformed: u64,
+    /// Entries that ended here, the sum of their ages, and the greatest.
+    pub(crate) lives: u64,
+    pub(crate) life_millis: u64,
+    pub(crate) longest_life_millis: u64,
     /// Messages sent, by destination, and their bodies.
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
@@ -255,7 +259,7 @@ impl Engine {
             self.transfer.due(),
             self.repair.due(),
             self.handover.due(),
-            self.expiry.due(),
+            self.expiry_due(),
         ];
         let millis = due.into_iter().flatten().min()?;
         Some(self.origin + Duration::from_millis(millis.saturating_sub(EPOCH)))

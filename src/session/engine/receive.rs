@@ -221,7 +221,7 @@ impl Engine {
         }
     }
 
-    fn receive_touch(&mut self, touch: &Touch) {
+    pub(super) fn receive_touch(&mut self, touch: &Touch) {
         let now = self.millis();
         self.clock.observe(self.now.epoch_millis, touch.touched);
         let accessed = now.saturating_sub(touch.idle);

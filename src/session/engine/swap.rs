@@ -1,13 +1,15 @@
 //! Writing on a condition: the owner of a slot decides, one after another.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
-use super::commit::Committed;
-use super::message::{SwapOutcome, Want};
+use super::commit::{Change, Committed, Refusal, Whom};
+use super::message::{Message, SwapOutcome, Want};
 use super::record::Name;
-use super::table::Key;
+use super::table::{Key, slot_of};
 use super::version::Version;
-use super::{Engine, Ticket};
+use super::{Engine, Output, Ticket};
 use crate::member::Member;
 use crate::stack::Time;
 
@@ -18,57 +20,153 @@ pub(crate) enum SwapFault {
     Conflict(Version),
     /// There is no such entry.
     Absent,
-    /// The owner did not answer in time. It may have written.
+    /// The owner did not answer in time, or does not know yet that it is the owner. It may have written.
     Silent,
+    /// The owner cannot take it.
+    Refused(Refusal),
     /// It is written, but not confirmed in time.
     Unconfirmed(Committed),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
-    due: Option<u64>,
+    asking: BTreeMap<Ticket, Asking>,
+}
+
+#[derive(Debug)]
+struct Asking {
+    owner: Member,
+    deadline: u64,
 }
 
 impl Swaps {
     pub(super) fn due(&self) -> Option<u64> {
-        self.due
+        self.asking.values().map(|asking| asking.deadline).min()
     }
 }
 
+/// A write, and the version that it depends on.
+struct Condition {
+    name: Name,
+    expected: Version,
+    value: Option<Bytes>,
+}
+
 impl Engine {
-    /// Writes an attribute if its version is still the expected one.
+    /// Writes an attribute if its version is still the expected one ([`Version::ZERO`]: if it was never written). One
+    /// [`Output::Swapped`] tells what became of it.
     pub(crate) fn swap(
         &mut self,
         now: Time,
-        _key: &[u8],
-        _name: Name,
-        _expected: Version,
-        _value: Option<Bytes>,
-        _want: Want,
+        key: &[u8],
+        name: Name,
+        expected: Version,
+        value: Option<Bytes>,
+        want: Want,
     ) -> Ticket {
         self.at(now);
-        self.number()
+        let ticket = self.number();
+        let owner = self.placement.holding(slot_of(key)).next().cloned();
+        match owner {
+            Some(owner) if owner == self.local => {
+                if let Err(fault) = self.swap_here(Whom::Swap(ticket), key, Condition { name, expected, value }, want) {
+                    self.outputs.push_back(Output::Swapped(ticket, Err(fault)));
+                }
+            }
+            Some(owner) => {
+                // The owner's own wait comes before this one's end.
+                let deadline = self.in_millis(self.config.commit_timeout + self.config.fetch_retry);
+                self.swaps.asking.insert(ticket, Asking { owner: owner.clone(), deadline });
+                let message = Message::Swap { request: ticket, key: key.into(), name, expected, value, confirm: want };
+                self.send(vec![owner], &message, None);
+            }
+            None => self.outputs.push_back(Output::Swapped(ticket, Err(SwapFault::Silent))),
+        }
+        ticket
+    }
+
+    /// The owner's decision.
+    fn swap_here(&mut self, whom: Whom, key: &[u8], condition: Condition, want: Want) -> Result<(), SwapFault> {
+        let Condition { name, expected, value } = condition;
+        let complete = self.slots[usize::from(slot_of(key))].complete;
+        let Some(held) = self.table.get(key).filter(|held| held.is_alive()) else {
+            return Err(if complete { SwapFault::Absent } else { SwapFault::Silent });
+        };
+        let current = held.record.attribute(&name).map_or(Version::ZERO, |attribute| attribute.version);
+        if current != expected {
+            return Err(SwapFault::Conflict(current));
+        }
+        let change = Change::Update { read: held.record.clone(), lease: None, attributes: vec![(name, value)] };
+        match self.commit_for(whom, key, change, want) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Removed | Refusal::Expired) => Err(SwapFault::Absent),
+            Err(refusal) => Err(SwapFault::Refused(refusal)),
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
     pub(super) fn receive_swap(
         &mut self,
-        _from: &Member,
-        _request: u64,
-        _key: &Key,
-        _name: Name,
-        _expected: Version,
-        _value: Option<Bytes>,
-        _confirm: Want,
+        from: &Member,
+        request: u64,
+        key: &Key,
+        name: Name,
+        expected: Version,
+        value: Option<Bytes>,
+        confirm: Want,
     ) {
+        if self.placement.rank(slot_of(key), &self.local) != Some(0) {
+            return self.swap_answer(from, request, SwapOutcome::NotOwner);
+        }
+        let whom = Whom::Remote { member: from.clone(), request };
+        let fault = match self.swap_here(whom, key, Condition { name, expected, value }, confirm) {
+            Ok(()) => return,
+            Err(fault) => fault,
+        };
+        let outcome = match fault {
+            SwapFault::Conflict(current) => SwapOutcome::Conflict { current },
+            SwapFault::Absent => SwapOutcome::Absent,
+            _ => SwapOutcome::NotOwner,
+        };
+        self.swap_answer(from, request, outcome);
     }
 
-    pub(super) fn receive_swapped(&mut self, _from: &Member, _request: u64, _outcome: SwapOutcome) {}
+    pub(super) fn receive_swapped(&mut self, from: &Member, request: u64, outcome: SwapOutcome) {
+        if self.swaps.asking.get(&request).is_none_or(|asking| asking.owner != *from) {
+            return;
+        }
+        self.swaps.asking.remove(&request);
+        // Of the members that hold it, this one knows only whom it asked.
+        let committed = |version, wanted: u32| Committed { version, wanted: wanted as usize, confirmed: vec![from.clone()] };
+        let result = match outcome {
+            SwapOutcome::Done { version, wanted, .. } => Ok(committed(version, wanted)),
+            SwapOutcome::Unconfirmed { version, wanted, .. } => Err(SwapFault::Unconfirmed(committed(version, wanted))),
+            SwapOutcome::Conflict { current } => Err(SwapFault::Conflict(current)),
+            SwapOutcome::Absent => Err(SwapFault::Absent),
+            SwapOutcome::NotOwner => Err(SwapFault::Silent),
+        };
+        self.outputs.push_back(Output::Swapped(request, result));
+    }
 
     /// Tells a member what became of its swap.
-    pub(super) fn swap_answer(&mut self, _member: &Member, _request: u64, _outcome: SwapOutcome) {}
+    pub(super) fn swap_answer(&mut self, member: &Member, request: u64, outcome: SwapOutcome) {
+        self.send(vec![member.clone()], &Message::Swapped { request, outcome }, None);
+    }
 
-    pub(super) fn swaps_lost(&mut self, _member: &Member) {}
+    pub(super) fn swaps_lost(&mut self, member: &Member) {
+        self.swaps_end(|asking| asking.owner == *member);
+    }
 
-    pub(super) fn swaps_timeout(&mut self) {}
+    pub(super) fn swaps_timeout(&mut self) {
+        let now = self.millis();
+        self.swaps_end(|asking| asking.deadline <= now);
+    }
+
+    fn swaps_end(&mut self, ends: impl Fn(&Asking) -> bool) {
+        let over: Vec<_> = self.swaps.asking.iter().filter(|(_, asking)| ends(asking)).map(|(ticket, _)| *ticket).collect();
+        for ticket in over {
+            self.swaps.asking.remove(&ticket);
+            self.outputs.push_back(Output::Swapped(ticket, Err(SwapFault::Silent)));
+        }
+    }
 }

@@ -427,3 +427,136 @@ fn hostile_bytes_change_nothing() {
     assert_eq!((counters.malformed, counters.unknown), (2, 2));
     assert!(Record::default().attributes.is_empty());
 }
+
+fn leased(lease: Duration) -> Change {
+    Change::Create { lease, attributes: vec![("n".into(), Some("1".into()))] }
+}
+
+/// Sweeps often enough for tests of seconds.
+fn brisk() -> Config {
+    Config { expiry_interval: Duration::from_millis(640), ..backups(1) }
+}
+
+#[test]
+fn an_idle_entry_expires_on_all_replicas() {
+    let mut group = Group::ready(3, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    assert_eq!(holders_of(&group, &key), 2);
+    group.run_for(SECOND * 4);
+    assert_eq!(holders_of(&group, &key), 0);
+    let expired =
+        |node: &super::testkit::Node| node.events.iter().filter(|event| matches!(event.what, What::Expired { .. })).count();
+    assert_eq!(group.nodes.iter().map(expired).sum::<usize>(), 2, "either holder tells its listeners once");
+    assert!(matches!(group.get(0, &key), Get::Absent));
+}
+
+#[test]
+fn reads_on_the_backup_keep_an_entry_alive_and_cost_few_messages() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND);
+    let (before, idle) = (group.engine(1).counters().messages, group.engine(0).counters().messages);
+    for _ in 0..200 {
+        group.run_for(SECOND / 10);
+        assert!(matches!(group.get(1, &key), Get::Here(_)));
+    }
+    let touches = group.engine(1).counters().messages - before;
+    assert!(
+        touches <= 20 + 3 * 4,
+        "one a second, and the comparisons: {touches}, beside {}",
+        group.engine(0).counters().messages - idle
+    );
+    group.run_for(SECOND * 8);
+    assert_eq!(holders_of(&group, &key), 0, "and then it expires");
+}
+
+#[test]
+fn the_owner_asks_before_it_lets_an_entry_expire() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND);
+    // All that the backup tells of its accesses is lost; the owner's question is not.
+    for _ in 0..80 {
+        group.run_for(SECOND / 10);
+        assert!(matches!(group.get(1, &key), Get::Here(_)));
+        group.wire.clear();
+    }
+    assert_eq!(holders_of(&group, &key), 2);
+}
+
+#[test]
+fn an_entry_that_expired_on_one_side_lives_on_when_the_other_used_it() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.settle();
+    let members = [0, 1].map(|node| group.nodes[node].member.clone());
+    group.with(0, |engine, now| engine.member_removed(now, &members[1]));
+    group.with(1, |engine, now| engine.member_removed(now, &members[0]));
+    for _ in 0..8 {
+        group.run_for(SECOND);
+        assert!(matches!(group.get(1, &key), Get::Here(_)));
+    }
+    assert!(group.engine(0).peek(&key).is_none(), "nobody used it here");
+    group.with(0, |engine, now| engine.member_added(now, &members[1]));
+    group.with(1, |engine, now| engine.member_added(now, &members[0]));
+    group.run_for(SECOND * 2);
+    assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"1"[..]));
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn dead_entries_are_forgotten_in_the_end() {
+    let config = Config { tombstone_life: SECOND * 5, ..brisk() };
+    let mut group = Group::ready(2, &config);
+    assert!(group.commit(0, &key(1), leased(SECOND), Want::None).is_ok());
+    assert!(group.commit(0, &key(1), Change::Remove, Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    assert_eq!((group.engine(0).table.len(), group.engine(1).table.len()), (1, 1));
+    group.run_for(SECOND * 5);
+    assert_eq!((group.engine(0).table.len(), group.engine(1).table.len()), (0, 0));
+}
+
+#[test]
+fn of_two_that_replace_the_same_version_one_wins_wherever_they_are() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let version = group.engine(0).peek(&key).and_then(|record| record.attribute("n")).expect("it is there").version;
+    for (node, value) in [(1, "2"), (2, "3")] {
+        group.with(node, |engine, now| engine.swap(now, &key, "n".into(), version, Some(value.into()), Want::Copies(1)));
+    }
+    group.settle();
+    let outcomes: Vec<_> = (1..3).map(|node| group.nodes[node].swapped.pop().expect("each is answered").1).collect();
+    assert!(outcomes[0].is_ok());
+    assert!(matches!(outcomes[1], Err(SwapFault::Conflict(current)) if current > version));
+    assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_swap_is_answered_when_its_owner_dies() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    group.with(1, |engine, now| engine.swap(now, &key, "n".into(), Version::ZERO, Some("2".into()), Want::None));
+    group.crash(0);
+    assert!(matches!(group.nodes[1].swapped.pop(), Some((_, Err(SwapFault::Silent)))));
+}
+
+#[test]
+fn a_swap_by_the_owner_itself_waits_for_its_copies() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let ticket =
+        group.with(0, |engine, now| engine.swap(now, &key, "m".into(), Version::ZERO, Some("2".into()), Want::Copies(1)));
+    assert!(group.nodes[0].swapped.is_empty());
+    group.settle();
+    let (answered, result) = group.nodes[0].swapped.pop().expect("it is answered");
+    assert_eq!((answered, result.expect("it is written").confirmed.len()), (ticket, 1));
+}
