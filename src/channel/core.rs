@@ -52,6 +52,7 @@ pub(super) struct Core {
     stopping: Mutex<()>,
     pub(super) inbox: Arc<Inbox>,
     on_membership: Arc<EventListeners>,
+    view_watchers: Arc<Listeners<dyn Fn() + Send + Sync>>,
 }
 
 /// The stack, and when the driver was last told to wake for it.
@@ -147,6 +148,7 @@ impl Core {
             stopping: Mutex::default(),
             inbox: Arc::default(),
             on_membership: Listeners::new(),
+            view_watchers: Listeners::new(),
         }
     }
 
@@ -163,13 +165,17 @@ impl Core {
     /// Sends and blocks until the outcome is known, doing the transport's work on this thread where that saves a hand-over.
     pub(super) fn send_attended(&self, members: &[Member], body: Body, options: SendOptions) -> Sending {
         let sending = self.send(members.iter().cloned(), body, options, Urgency::Attended);
-        if !sending.is_done() {
-            let sender = if options.contains(SendOptions::UDP) { &self.udp } else { &self.sender };
-            if let Some(sender) = sender {
-                sender.assist(members, &sending);
-            }
+        let sender = if options.contains(SendOptions::UDP) { &self.udp } else { &self.sender };
+        if let Some(sender) = sender.as_ref().filter(|_| !sending.is_done()) {
+            sender.assist(members, &sending);
         }
         sending
+    }
+
+    pub(super) fn assist(&self, members: &[Member], sending: &Sending) {
+        if let Some(sender) = self.sender.as_ref().filter(|_| !sending.is_done()) {
+            sender.assist(members, sending);
+        }
     }
 
     pub(super) fn send(
@@ -232,6 +238,7 @@ impl Core {
             *local = changed.clone();
             changed
         };
+        self.tell_watchers();
         match &mut *self.lock_membership() {
             Some(membership) => membership.announce(&changed),
             None => Ok(()),
@@ -267,6 +274,10 @@ impl Core {
 
     pub(super) fn membership_listeners(&self) -> &Arc<EventListeners> {
         &self.on_membership
+    }
+
+    pub(super) fn view_watchers(&self) -> &Arc<Listeners<dyn Fn() + Send + Sync>> {
+        &self.view_watchers
     }
 
     pub(super) fn layers(&self) -> Vec<&'static str> {
@@ -355,6 +366,7 @@ impl Core {
         if !after.events.is_empty() {
             *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(stack.view().clone());
             after.events.drain(..).for_each(|event| self.tell(event));
+            self.tell_watchers();
         }
         if let Some(at) = stack.poll_timeout()
             && armed.is_none_or(|armed| at < armed)
@@ -399,6 +411,10 @@ impl Core {
                 events.tell(|event| listeners.tell(event));
             });
         }
+    }
+
+    fn tell_watchers(&self) {
+        self.view_watchers.snapshot().iter().for_each(|(_, watcher)| watcher());
     }
 
     fn transmit(&self, msg: Outbound) {

@@ -13,7 +13,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Runs jobs one after another, in the order they were posted.
 #[derive(Clone, Default)]
-pub(super) struct Courier(Arc<Shared>);
+pub(crate) struct Courier(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Courier {
-    pub(super) fn post(&self, job: impl FnOnce() + Send + 'static) {
+    pub(crate) fn post(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.0.lock();
         state.jobs.push_back(Box::new(job));
         if state.running {
@@ -46,7 +46,7 @@ impl Courier {
     }
 
     /// How many jobs wait.
-    pub(super) fn backlog(&self) -> usize {
+    pub(crate) fn backlog(&self) -> usize {
         self.0.lock().jobs.len()
     }
 }

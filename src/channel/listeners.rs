@@ -92,20 +92,20 @@ pub(super) type EventListeners = Listeners<MembershipListener>;
 pub(super) type MembershipListener = dyn Fn(&Event) + Send + Sync;
 
 /// The listeners, each with the number that its subscription removes it by.
-type Entries<L> = Arc<[(u64, Arc<L>)]>;
+pub(crate) type Entries<L> = Arc<[(u64, Arc<L>)]>;
 
 /// A list that is read far more often than it changes.
-pub(super) struct Listeners<L: ?Sized> {
+pub(crate) struct Listeners<L: ?Sized> {
     entries: RwLock<Entries<L>>,
     next: AtomicU64,
 }
 
 impl<L: ?Sized + Send + Sync + 'static> Listeners<L> {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { entries: RwLock::new(Arc::new([])), next: AtomicU64::new(0) })
     }
 
-    pub(super) fn add(self: &Arc<Self>, listener: Arc<L>) -> Subscription {
+    pub(crate) fn add(self: &Arc<Self>, listener: Arc<L>) -> Subscription {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.change(|entries| entries.push((id, listener)));
         let table: Weak<Self> = Arc::downgrade(self);
@@ -117,11 +117,11 @@ impl<L: ?Sized + Send + Sync + 'static> Listeners<L> {
         Subscription { cancel: Some(Box::new(cancel)) }
     }
 
-    pub(super) fn snapshot(&self) -> Entries<L> {
+    pub(crate) fn snapshot(&self) -> Entries<L> {
         Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 

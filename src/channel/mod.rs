@@ -41,6 +41,8 @@ use bytes::Bytes;
 pub use builder::{ChannelBuilder, ChannelError, Parts};
 #[allow(unused_imports, reason = "for the session layer, which is being built")]
 pub(crate) use contexts::{AlreadyRegistered, ContextGuard, ContextHandler};
+pub(crate) use courier::Courier;
+pub(crate) use listeners::Listeners;
 pub use listeners::{ListenerError, ListenerOutcome, MessageListener, Subscription};
 pub use stats::ChannelStats;
 
@@ -210,6 +212,23 @@ impl GroupChannel {
     /// ```
     pub fn send_with(&self, members: impl IntoIterator<Item = Member>, body: impl Into<Body>, options: SendOptions) -> Sending {
         self.0.core.send(members, body.into(), options, Urgency::Queued)
+    }
+
+    /// The first half of [`send`](Self::send): the message has its place in the queues of its destinations, and whoever called is
+    /// about to [assist](Self::assist). Does not block.
+    pub(crate) fn submit(&self, members: impl IntoIterator<Item = Member>, body: Bytes, options: SendOptions) -> Sending {
+        self.0.core.send(members, body.into(), options, Urgency::Attended)
+    }
+
+    /// The second half: writes and reads on this thread, as long as that gets a message to `members` further. It may still be on its
+    /// way afterwards, to a member that does not answer for a while.
+    pub(crate) fn assist(&self, members: &[Member], sending: &Sending) {
+        self.0.core.assist(members, sending);
+    }
+
+    /// Calls `watcher` after each change of the view or of the local member, under the channel's locks: it must do next to nothing.
+    pub(crate) fn watch_view(&self, watcher: impl Fn() + Send + Sync + 'static) -> Subscription {
+        self.0.core.view_watchers().add(Arc::new(watcher))
     }
 
     /// Calls `listener` with each message that comes in, as long as the subscription lives. It may return nothing, or a result:

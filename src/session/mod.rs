@@ -1,11 +1,36 @@
-//! Sessions that survive: entries replicated among the members of a group, their ids, the route that balancers want in a cookie,
-//! and where sessions are kept beyond memory.
+//! Sessions that survive: replicated among the members of a group, with no server beside the application.
+//!
+//! A [`BackupManager`] keeps each session on its owner and `k` backups, a [`DeltaManager`] on every member. Both give
+//! [`Session`]s: read, changed, and [committed](Session::commit), which says in a [receipt](CommitReceipt) which members hold the change.
+//! For data that is no session, there is the `ReplicatedMap` on the same engine.
+//!
+//! | to | look at |
+//! | --- | --- |
+//! | start one | [`ManagerBuilder`] |
+//! | know what a commit waits for | [`Confirm`] |
+//! | be told of what happens | [`SessionEvent`] |
+//! | write on a condition | [`Session::replace_if`] |
+//! | put the node's name into the cookie | [`route`] |
+//! | keep sessions beyond memory | [`store`] |
 
 pub mod route;
 pub mod store;
 
 #[allow(dead_code, unreachable_pub, reason = "being built")]
-mod engine;
+pub(crate) mod engine;
+mod error;
+mod event;
 mod id;
+mod manager;
+mod outcome;
+pub(crate) mod replica;
+#[expect(clippy::module_inception, reason = "the handle is what the module is named for")]
+mod session;
 
+pub use engine::Version;
+pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, StartError};
+pub use event::{SessionEvent, Written};
 pub use id::{ParseSessionIdError, SessionId};
+pub use manager::{Backup, BackupManager, Delta, DeltaManager, Finding, Manager, ManagerBuilder, Notify, Statistics};
+pub use outcome::{CommitReceipt, Confirm};
+pub use session::{Committing, Session};

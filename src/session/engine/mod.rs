@@ -17,6 +17,7 @@
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
+mod census;
 mod codec;
 mod commit;
 mod config;
@@ -51,11 +52,12 @@ use bytes::Bytes;
 use crate::member::Member;
 use crate::stack::Time;
 
+pub(crate) use census::Census;
 pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
 pub(crate) use config::{Config, Copies};
 pub(crate) use fetch::{FetchFault, Get};
 pub(crate) use message::{Phase, Want};
-pub(crate) use record::{Attribute, Death, Loss, Name, Record};
+pub(crate) use record::{Attribute, Death, Loss, Name, Record, hash_bytes};
 pub(crate) use swap::SwapFault;
 pub(crate) use table::{Key, slot_of};
 pub use version::Version;

@@ -1,0 +1,226 @@
+//! What can go wrong, and what to do about it.
+
+use std::fmt;
+use std::io;
+
+use super::engine::{CommitFault, FetchFault, Refusal, SwapFault, Version};
+use super::outcome::CommitReceipt;
+use super::replica::StartFault;
+use crate::member::Member;
+
+/// Why a manager or a map does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The channel has one of this kind and name.
+    #[error("the channel has a {kind} named {name:?} already: clone that one, or give this another name")]
+    NameTaken {
+        /// What was to be started.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A thread could not be started.
+    #[error("no thread for the time of {name:?}: {error}")]
+    Thread {
+        /// What was to be started.
+        name: String,
+        /// Why there is none.
+        #[source]
+        error: io::Error,
+    },
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Setting(&'static str),
+}
+
+impl StartError {
+    pub(crate) fn new(kind: &'static str, name: &str, fault: StartFault) -> Self {
+        match fault {
+            StartFault::Taken => Self::NameTaken { kind, name: name.to_owned() },
+            StartFault::Thread(error) => Self::Thread { name: name.to_owned(), error },
+        }
+    }
+}
+
+/// Why there is no new session.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// This member holds as many sessions as it may, see `max_active`.
+    #[error("this member holds {limit} sessions, as many as it may: raise max_active, or wait until some expire")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The manager is stopped, or its channel is.
+    #[error("the manager is stopped")]
+    Stopped,
+}
+
+/// Why it is not known whether there is such an entry.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// It is held by others, and none of them has answered in time. Try again: those that have failed will not be asked for long.
+    #[error("no answer from {}: try again", Members(.asked))]
+    Unreachable {
+        /// Who was asked.
+        asked: Vec<Member>,
+    },
+    /// The manager or map is stopped, or its channel is.
+    #[error("it is stopped")]
+    Stopped,
+}
+
+impl From<FetchFault> for GetError {
+    fn from(fault: FetchFault) -> Self {
+        Self::Unreachable { asked: fault.silent }
+    }
+}
+
+/// Why an attribute was not set. Nothing has changed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetError {
+    /// A filter of the manager does not let it pass.
+    #[error("the manager's filter refuses attribute {name:?}")]
+    Filtered {
+        /// The attribute.
+        name: String,
+    },
+    /// The name begins with a NUL, which is kept for what the session stores itself.
+    #[error("an attribute's name cannot begin with a NUL")]
+    Reserved,
+    /// The name is too long.
+    #[error("an attribute's name has at most 65535 bytes, not {0}")]
+    NameTooLong(usize),
+    /// The value is too large; the limits are for the whole session.
+    #[error("{0} bytes are too large for a session, which has at most 64 MiB")]
+    TooLarge(usize),
+    /// The value could not be encoded.
+    #[error("attribute {name:?} could not be encoded: {error}")]
+    Encode {
+        /// The attribute.
+        name: String,
+        /// What the encoder says.
+        error: String,
+    },
+}
+
+/// Why a commit did not do what was asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The change is made here and goes on being replicated, but fewer members have confirmed it in time than were to. Nothing is
+    /// to be done for it to get there; whoever must not go on without a copy can wait for `at_risk` to be empty.
+    #[error("the change is made, but only {} of the {needed} confirmations that were asked for came in time", .receipt.confirmed.len())]
+    Unconfirmed {
+        /// Who has confirmed so far.
+        receipt: CommitReceipt,
+        /// How many were waited for.
+        needed: usize,
+    },
+    /// It was invalidated or removed, here or elsewhere. The change is lost.
+    #[error("it was removed meanwhile, here or on another member")]
+    Removed,
+    /// It has expired. The change is lost.
+    #[error("it has expired")]
+    Expired,
+    /// The member holds as much as it may, see `max_entries` and `max_bytes`. The change is still in the handle.
+    #[error("this member holds as much as it may: raise max_entries or max_bytes, or add members")]
+    Full,
+    /// More than 4096 attributes, or 64 MiB. The change is still in the handle.
+    #[error("it would have more than 4096 attributes, or more than 64 MiB")]
+    TooLarge,
+    /// Another entry has this id or key.
+    #[error("its id is taken")]
+    Taken,
+    /// The manager or map is stopped, or its channel is. Whether others have got the change is not known.
+    #[error("it is stopped")]
+    Stopped,
+}
+
+impl From<Refusal> for CommitError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Exists | Refusal::OtherSlot => Self::Taken,
+            Refusal::Removed => Self::Removed,
+            Refusal::Expired => Self::Expired,
+            Refusal::Full => Self::Full,
+            Refusal::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
+impl From<CommitFault> for CommitError {
+    fn from(fault: CommitFault) -> Self {
+        if fault.removed {
+            return Self::Removed;
+        }
+        Self::Unconfirmed { receipt: fault.committed.into(), needed: fault.needed }
+    }
+}
+
+/// Why a value was not replaced.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplaceError {
+    /// It has another version than was expected: read it again, and decide anew. Nothing has changed.
+    #[error("it has version {}, not the one that was expected", Current(.current))]
+    Conflict {
+        /// The version that it has; `None` when it was never written.
+        current: Option<Version>,
+    },
+    /// There is no such entry. Nothing has changed.
+    #[error("there is no such entry any more")]
+    Absent,
+    /// The member that decides did not answer in time. The value may be replaced or not: read it again.
+    #[error("the member that decides did not answer: it may be replaced or not")]
+    Unknown,
+    /// It is replaced, and goes on being replicated, but was not confirmed in time by as many members as were to.
+    #[error("it is replaced, but only {} confirmations came in time", .0.confirmed.len())]
+    Unconfirmed(CommitReceipt),
+    /// The attribute cannot be set at all.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// The session was new, and could not be committed first.
+    #[error("the new session could not be committed: {0}")]
+    Commit(#[source] CommitError),
+    /// The manager or map is stopped, or its channel is. Whether it was replaced is not known.
+    #[error("it is stopped")]
+    Stopped,
+}
+
+impl From<SwapFault> for ReplaceError {
+    fn from(fault: SwapFault) -> Self {
+        match fault {
+            SwapFault::Conflict(current) => Self::Conflict { current: (!current.is_zero()).then_some(current) },
+            SwapFault::Absent => Self::Absent,
+            SwapFault::Silent => Self::Unknown,
+            SwapFault::Unconfirmed(committed) => Self::Unconfirmed(committed.into()),
+        }
+    }
+}
+
+struct Members<'a>(&'a [Member]);
+
+impl fmt::Display for Members<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, member) in self.0.iter().enumerate() {
+            write!(f, "{}{member}", if at > 0 { ", " } else { "" })?;
+        }
+        if self.0.is_empty() { f.write_str("anybody") } else { Ok(()) }
+    }
+}
+
+struct Current<'a>(&'a Option<Version>);
+
+impl fmt::Display for Current<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(version) => version.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What listeners are told.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::engine::{Attribute, Event, Version, What};
+use super::id::SessionId;
+
+/// Something that happened to a session. Events of one session come in the order in which they happened on this member.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// There is a new session here, made here or replicated.
+    #[non_exhaustive]
+    Created {
+        /// The session.
+        id: SessionId,
+        /// Whether another member made it.
+        remote: bool,
+    },
+    /// Attributes were set or removed.
+    #[non_exhaustive]
+    Changed {
+        /// The session.
+        id: SessionId,
+        /// What was written, by name.
+        written: Vec<Written>,
+        /// Whether another member wrote it.
+        remote: bool,
+    },
+    /// The session was invalidated.
+    #[non_exhaustive]
+    Invalidated {
+        /// The session.
+        id: SessionId,
+        /// Whether on another member.
+        remote: bool,
+    },
+    /// The session expired: nobody had accessed it for its `max_inactive`.
+    #[non_exhaustive]
+    Expired {
+        /// The session.
+        id: SessionId,
+        /// Whether another member found so.
+        remote: bool,
+    },
+    /// The session goes on under another id.
+    #[non_exhaustive]
+    IdChanged {
+        /// The id that it had.
+        old: SessionId,
+        /// The id that it has.
+        id: SessionId,
+        /// Whether another member did it.
+        remote: bool,
+    },
+    /// Two writes of one attribute that did not know of each other have met: the later one stays, the other is lost.
+    #[non_exhaustive]
+    Conflict {
+        /// The session.
+        id: SessionId,
+        /// The write that stays.
+        kept: Written,
+        /// The write that is lost.
+        lost: Written,
+    },
+}
+
+impl SessionEvent {
+    /// The session that it happened to.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        match self {
+            Self::Created { id, .. }
+            | Self::Changed { id, .. }
+            | Self::Invalidated { id, .. }
+            | Self::Expired { id, .. }
+            | Self::IdChanged { id, .. }
+            | Self::Conflict { id, .. } => *id,
+        }
+    }
+
+    /// Whether another member did it. A conflict is always remote: half of it is.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        match self {
+            Self::Created { remote, .. }
+            | Self::Changed { remote, .. }
+            | Self::Invalidated { remote, .. }
+            | Self::Expired { remote, .. }
+            | Self::IdChanged { remote, .. } => *remote,
+            Self::Conflict { .. } => true,
+        }
+    }
+
+    /// The event as applications see it; `None` when it is none of their business.
+    pub(super) fn of(event: Event) -> Option<Self> {
+        let id = SessionId::from_bytes(<[u8; 16]>::try_from(&*event.key).ok()?);
+        let remote = event.remote;
+        Some(match event.what {
+            What::Created => Self::Created { id, remote },
+            What::Changed(attributes) => {
+                let shown = attributes.into_iter().filter(|attribute| !attribute.name.starts_with(RESERVED));
+                let written: Vec<_> = shown.map(Written::from).collect();
+                if written.is_empty() {
+                    return None;
+                }
+                Self::Changed { id, written, remote }
+            }
+            What::Removed { .. } => Self::Invalidated { id, remote },
+            What::Expired { .. } => Self::Expired { id, remote },
+            What::Renamed(to) => {
+                Self::IdChanged { old: id, id: SessionId::from_bytes(<[u8; 16]>::try_from(&*to).ok()?), remote }
+            }
+            What::Lost(loss) if loss.name.starts_with(RESERVED) => return None,
+            What::Lost(loss) => Self::Conflict { id, kept: loss.kept.into(), lost: loss.lost.into() },
+        })
+    }
+}
+
+/// What names of attributes begin with that the session keeps for itself.
+pub(super) const RESERVED: char = '\0';
+
+/// One write of one attribute. `Debug` shows how long the value is, not the value.
+#[derive(Clone, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The attribute.
+    pub name: Arc<str>,
+    /// When it was written, and by whom.
+    pub version: Version,
+    /// What was written; `None` when it was removed.
+    pub value: Option<Bytes>,
+}
+
+impl From<Attribute> for Written {
+    fn from(attribute: Attribute) -> Self {
+        Self { name: attribute.name, version: attribute.version, value: attribute.value }
+    }
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("bytes", &self.value.as_ref().map(Bytes::len))
+            .finish()
+    }
+}

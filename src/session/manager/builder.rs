@@ -1,0 +1,207 @@
+//! What can be set on a manager.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::BitOr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::context::{Context, Listener, Settings, Sink};
+use super::{Backup, Delta, Manager};
+use crate::channel::GroupChannel;
+use crate::session::engine::{Config, Copies};
+use crate::session::error::StartError;
+use crate::session::event::SessionEvent;
+use crate::session::outcome::Confirm;
+
+/// Builds a [`Manager`]. Members that share sessions must agree on the number of backups; all else is each one's own.
+#[must_use = "a builder does nothing until it is started"]
+pub struct ManagerBuilder<K> {
+    settings: Settings,
+    config: Config,
+    confirm: Option<Confirm>,
+    listeners: Vec<Arc<Listener>>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl Manager<Backup> {
+    /// A builder for the application of this name: a path like `/shop`, or whatever tells it from others.
+    pub fn builder(name: impl Into<String>) -> ManagerBuilder<Backup> {
+        ManagerBuilder::new("BackupManager", name.into(), Copies::Backups(1))
+    }
+}
+
+impl Manager<Delta> {
+    /// A builder for the application of this name: a path like `/shop`, or whatever tells it from others.
+    pub fn builder(name: impl Into<String>) -> ManagerBuilder<Delta> {
+        ManagerBuilder::new("DeltaManager", name.into(), Copies::Everywhere)
+    }
+}
+
+impl ManagerBuilder<Backup> {
+    /// How many members hold each session besides its owner. Default 1; 0 keeps it on its owner alone. All members must have the
+    /// same number. Above the number of other members it means all of them.
+    pub fn backups(mut self, backups: usize) -> Self {
+        self.config.copies = Copies::Backups(backups);
+        self
+    }
+}
+
+impl<K> ManagerBuilder<K> {
+    fn new(kind: &'static str, name: String, copies: Copies) -> Self {
+        Self {
+            settings: Settings::new(kind, name),
+            config: Config { copies, ..Config::default() },
+            confirm: None,
+            listeners: Vec::new(),
+            kind: PhantomData,
+        }
+    }
+
+    /// What a commit waits for. Default: the backups with a [`BackupManager`](super::BackupManager), nobody with a
+    /// [`DeltaManager`](super::DeltaManager).
+    pub fn confirm(mut self, confirm: Confirm) -> Self {
+        self.confirm = Some(confirm);
+        self
+    }
+
+    /// How long a session lives without an access, unless it [says otherwise](crate::session::Session::set_max_inactive). Default
+    /// 30 minutes; zero: for ever.
+    pub fn max_inactive(mut self, max_inactive: Duration) -> Self {
+        self.config.lease = max_inactive;
+        self
+    }
+
+    /// How many sessions this member may hold, copies included, before it creates no more. Default: any number.
+    pub fn max_active(mut self, max_active: usize) -> Self {
+        self.settings.max_active = Some(max_active);
+        self
+    }
+
+    /// Whether [`stop`](Manager::stop) ends all sessions that this member holds, on all members. Default: they live on.
+    pub fn expire_on_shutdown(mut self, expire: bool) -> Self {
+        self.settings.expire_on_shutdown = expire;
+        self
+    }
+
+    /// Which events of other members listeners hear of, besides those of this one. Default: all.
+    pub fn notify(mut self, notify: Notify) -> Self {
+        self.settings.notify = notify;
+        self
+    }
+
+    /// Which attributes may be set, by name: where `filter` says false, [`set`](crate::session::Session::set) fails. So nothing is ever
+    /// kept on one member only, as filtered attributes are in Tomcat. Attributes that come from other members are not asked for.
+    pub fn attribute_name_filter(mut self, filter: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.name_filter = Some(Arc::new(filter));
+        self
+    }
+
+    /// As [`attribute_name_filter`](Self::attribute_name_filter), by name and value.
+    pub fn attribute_value_filter(mut self, filter: impl Fn(&str, &Bytes) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.value_filter = Some(Arc::new(filter));
+        self
+    }
+
+    /// After which time a member that has not got all that it is to hold is [ready](Manager::ready) all the same, which is logged; what
+    /// it lacks comes later. Default 60 s.
+    pub fn transfer_timeout(mut self, timeout: Duration) -> Self {
+        self.config.transfer_timeout = timeout;
+        self
+    }
+
+    /// In which time all sessions are looked through for such that have expired. Default 10 s.
+    pub fn expiry_interval(mut self, interval: Duration) -> Self {
+        self.config.expiry_interval = interval;
+        self
+    }
+
+    /// How often members compare what they hold, to repair what got lost. Default 10 s.
+    pub fn repair_interval(mut self, interval: Duration) -> Self {
+        self.config.repair_interval = interval;
+        self
+    }
+
+    /// How long a commit waits for its confirmations, at most. Default 10 s.
+    pub fn commit_timeout(mut self, timeout: Duration) -> Self {
+        self.config.commit_timeout = timeout;
+        self
+    }
+
+    /// How long [`get`](Manager::get) waits for other members, at most. Default 5 s.
+    pub fn fetch_timeout(mut self, timeout: Duration) -> Self {
+        self.config.fetch_timeout = timeout;
+        self
+    }
+
+    /// How many sessions this member holds, copies and the traces of ended ones included, before it takes no more. Default 10 million.
+    pub fn max_entries(mut self, entries: usize) -> Self {
+        self.config.max_entries = entries;
+        self
+    }
+
+    /// How many bytes of sessions this member holds before it takes no more. Default 4 GiB.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_bytes = bytes;
+        self
+    }
+
+    /// Calls `listener` with each event, from the first on; see [`Manager::on_event`].
+    pub fn on_event(mut self, listener: impl Fn(&SessionEvent) + Send + Sync + 'static) -> Self {
+        self.listeners.push(Arc::new(listener));
+        self
+    }
+
+    /// Starts the manager on a channel: this member joins those that have it, and gets what it is to hold from them.
+    ///
+    /// # Errors
+    ///
+    /// When the channel has one of this kind and name, a setting makes no sense, or there is no thread for it.
+    pub fn start(self, channel: &GroupChannel) -> Result<Manager<K>, StartError> {
+        let Self { mut settings, config, confirm, listeners, .. } = self;
+        settings.confirm = confirm.unwrap_or(match config.copies {
+            Copies::Backups(backups) => Confirm::Copies(backups),
+            Copies::Everywhere => Confirm::None,
+        });
+        let sink = Sink::new(settings.notify);
+        listeners.into_iter().for_each(|listener| sink.add(listener).forever());
+        Ok(Manager::new(Context::start(channel, settings, config, sink)?))
+    }
+}
+
+impl<K> fmt::Debug for ManagerBuilder<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagerBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Which events of other members listeners hear of. Join several with `|`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Notify(u8);
+
+impl Notify {
+    /// Nothing that other members do.
+    pub const LOCAL: Self = Self(0);
+    /// Sessions that other members create, invalidate, let expire or give another id.
+    pub const REMOTE_SESSIONS: Self = Self(1);
+    /// Attributes that other members write.
+    pub const REMOTE_ATTRIBUTES: Self = Self(2);
+    /// Conflicts between this member and others.
+    pub const CONFLICTS: Self = Self(4);
+    /// Everything.
+    pub const ALL: Self = Self(7);
+
+    pub(super) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Notify {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}

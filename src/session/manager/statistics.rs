@@ -1,0 +1,102 @@
+//! What a manager has done so far.
+
+use std::time::Duration;
+
+use crate::session::replica::Replica;
+
+/// What a manager has done since it started, and what there is on this member. Counters only grow.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Sessions on this member: those it owns, those it holds a copy of, and its guests.
+    pub active: usize,
+    /// Sessions that this member owns.
+    pub owned: usize,
+    /// Sessions that this member holds a copy of.
+    pub backup: usize,
+    /// Sessions of others that were used here, or were not handed over yet.
+    pub guests: usize,
+    /// Other members that have this manager.
+    pub members: usize,
+    /// Sessions created here.
+    pub created: u64,
+    /// Sessions invalidated here.
+    pub invalidated: u64,
+    /// Sessions that this member let expire.
+    pub expired: u64,
+    /// Sessions not created because of `max_active`.
+    pub rejected: u64,
+    /// Changes taken in from others.
+    pub replicated: u64,
+    /// Changes that came again.
+    pub duplicates: u64,
+    /// Writes that were lost to a later one which did not know of them.
+    pub conflicts: u64,
+    /// Sessions that a comparison found different or missing, and that were sent.
+    pub repairs: u64,
+    /// Changes whose base was missing here, so that the whole session was asked for.
+    pub bases_missing: u64,
+    /// Changes of sessions that had ended, dropped.
+    pub late_updates: u64,
+    /// Changes refused because of `max_entries` or `max_bytes`.
+    pub refused: u64,
+    /// Sessions asked of others.
+    pub fetched: u64,
+    /// Sessions handed over to those that are to hold them.
+    pub handed_over: u64,
+    /// Handles that were dropped with changes that nobody committed.
+    pub uncommitted_drops: u64,
+    /// Events that were not told, because a listener did not keep up.
+    pub events_dropped: u64,
+    /// The furthest that the wall clock of another member was apart from this one's.
+    pub clock_skew: Duration,
+    /// Sessions that ended, as seen here, wherever they did.
+    pub ended: u64,
+    /// How long the sessions lived that ended, on average.
+    pub average_life: Duration,
+    /// How long the longest of them lived.
+    pub longest_life: Duration,
+    /// Messages sent, counted by destination.
+    pub messages: u64,
+    /// Bytes of these messages.
+    pub bytes: u64,
+    /// Messages of others that were not understood: malformed, or of a newer version.
+    pub not_understood: u64,
+}
+
+impl Statistics {
+    pub(super) fn of(replica: &Replica) -> Self {
+        let (census, counters, members, clock_skew) = replica
+            .with(|engine, _| (engine.census(), engine.counters(), engine.participants().len(), engine.clock_skew()));
+        let lives = replica.lives();
+        let average = lives.total.checked_div(u32::try_from(lives.ended).unwrap_or(u32::MAX)).unwrap_or_default();
+        Self {
+            active: census.owned + census.copies + census.guests,
+            owned: census.owned,
+            backup: census.copies,
+            guests: census.guests,
+            members,
+            created: counters.created,
+            invalidated: counters.removed,
+            expired: counters.expired,
+            replicated: counters.replicated,
+            duplicates: counters.duplicates,
+            conflicts: counters.conflicts,
+            repairs: counters.repaired,
+            bases_missing: counters.bases_missing,
+            late_updates: counters.late,
+            refused: counters.refused,
+            fetched: counters.fetched,
+            handed_over: counters.handed_over,
+            events_dropped: replica.events_dropped(),
+            clock_skew,
+            ended: lives.ended,
+            average_life: average,
+            longest_life: lives.longest,
+            messages: counters.messages,
+            bytes: counters.bytes,
+            not_understood: counters.unknown + counters.malformed,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Commits. Whoever waits for one sends it and reads its acknowledgement on the own thread; a hand-over to another would cost more than
+//! all the rest.
+
+use std::sync::{Arc, PoisonError};
+
+use super::pending::{Pending, pending};
+use super::{Shared, Waiter, is_stopped, tell_outcome};
+use crate::completion::DeferCallbacks;
+use crate::options::SendOptions;
+use crate::session::engine::{Change, Commit, CommitFault, Committed, Record, Refusal, Send, Want, slot_of};
+
+/// What comes of a commit; `None`: the context was left meanwhile.
+pub(crate) type Outcome = Option<Result<Committed, CommitFault>>;
+
+/// A change that is made here.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// The entry with it; `None` when it is no more.
+    pub(crate) record: Option<Arc<Record>>,
+    pub(crate) outcome: Pending<Result<Committed, CommitFault>>,
+}
+
+impl super::Replica {
+    /// Makes a change, and waits for its confirmations.
+    pub(crate) fn commit(&self, key: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
+        self.shared.commit(key, key, change, want)
+    }
+
+    /// As [`commit`](Self::commit), of a change after which the entry is found under another key.
+    pub(crate) fn rename(
+        &self,
+        key: &[u8],
+        to: &[u8],
+        change: Change,
+        want: Want,
+    ) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
+        self.shared.commit(key, to, change, want)
+    }
+
+    /// Makes a change and sees to its replication, which others may wait for.
+    pub(crate) fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+        self.shared.start_commit(key, change, want)
+    }
+}
+
+impl Shared {
+    fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+        let (record, outcome) = self.in_lane(key, |sends| {
+            let begun = self.enter_and(Some(sends), |state, now| {
+                let commit = state.engine.commit(now, key, change, want)?;
+                let record = state.engine.peek(key).cloned();
+                let outcome = match commit {
+                    Commit::Done(committed) => Pending::known(Ok(committed)),
+                    Commit::Waiting(ticket) => {
+                        let (promise, outcome) = pending();
+                        state.waiters.insert(ticket, Waiter::Commit(promise));
+                        outcome
+                    }
+                };
+                Ok((record, outcome))
+            });
+            // Who does not wait for confirmations is held up by a full queue: that is what bounds it.
+            sends.drain(..).for_each(|send| self.send_each(send, want));
+            begun
+        })?;
+        Ok(Begun { record, outcome })
+    }
+
+    fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
+        let mut attended = Vec::new();
+        let (record, commit) = self.in_lane(key, |sends| {
+            let begun = self.enter_and(Some(sends), |state, now| {
+                let commit = state.engine.commit(now, key, change, want)?;
+                if let Commit::Waiting(ticket) = commit {
+                    state.waiters.insert(ticket, Waiter::Direct(None));
+                }
+                Ok((state.engine.peek(then).cloned(), commit))
+            });
+            let waits = matches!(begun, Ok((_, Commit::Waiting(_))));
+            for send in sends.drain(..) {
+                match send.token {
+                    Some(token) if waits && waits_for_all(want, &send) => {
+                        for member in send.to {
+                            let sending = self.channel.submit([member.clone()], send.body.clone(), SendOptions::SYNC_ACK);
+                            attended.push((token, [member], sending));
+                        }
+                    }
+                    _ => self.send_each(send, want),
+                }
+            }
+            begun
+        })?;
+        let ticket = match commit {
+            Commit::Done(committed) => return Ok((record, Some(Ok(committed)))),
+            Commit::Waiting(ticket) => ticket,
+        };
+        for (_, member, sending) in &attended {
+            self.channel.assist(member, sending);
+        }
+        let mut ended = Vec::new();
+        for (token, member, sending) in attended {
+            if sending.is_done() {
+                ended.push((token, member, sending.wait()));
+            } else if let Some(shared) = self.me.upgrade() {
+                // It has not answered for a while. Others may come in for it meanwhile.
+                sending.on_complete(move |outcome| shared.sent(token, &member, &outcome));
+            }
+        }
+        self.enter(|state, now| {
+            for (token, member, outcome) in &ended {
+                tell_outcome(&mut state.engine, now, *token, member, outcome);
+            }
+        });
+        if ended.iter().any(|(.., outcome)| outcome.as_ref().is_err_and(is_stopped)) {
+            self.close();
+        }
+        let waiting = {
+            let mut state = self.lock();
+            match state.waiters.remove(&ticket) {
+                Some(Waiter::Direct(Some(result))) => return Ok((record, Some(result))),
+                Some(Waiter::Direct(None)) => {
+                    let (promise, waiting) = pending();
+                    state.waiters.insert(ticket, Waiter::Commit(promise));
+                    waiting
+                }
+                _ => return Ok((record, None)),
+            }
+        };
+        Ok((record, waiting.wait()))
+    }
+
+    /// Runs what makes a change and queues its messages, while no other change of this key does: they keep their order to each member.
+    fn in_lane<R>(&self, key: &[u8], run: impl FnOnce(&mut Vec<Send>) -> R) -> R {
+        // A callback may commit.
+        let _defer = DeferCallbacks::new();
+        let lane = &self.lanes[usize::from(slot_of(key)) % self.lanes.len()];
+        let _turn = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        run(&mut Vec::new())
+    }
+
+    /// Sends a change so that each destination's outcome is told by itself where that matters.
+    fn send_each(&self, send: Send, want: Want) {
+        if want == Want::None || send.to.len() == 1 {
+            return self.send(send, if want == Want::None { SendOptions::ASYNC } else { SendOptions::NONE });
+        }
+        let Send { to, body, token } = send;
+        for member in to {
+            self.send(Send { to: vec![member], body: body.clone(), token }, SendOptions::NONE);
+        }
+    }
+}
+
+/// Whether a commit is done only when each of these destinations has confirmed it.
+fn waits_for_all(want: Want, send: &Send) -> bool {
+    match want {
+        Want::None => false,
+        Want::Copies(copies) => usize::try_from(copies).is_ok_and(|copies| copies >= send.to.len()),
+        Want::All => true,
+    }
+}

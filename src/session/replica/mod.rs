@@ -1,0 +1,492 @@
+//! The shell around an [`Engine`]: its lock, its time, its way to the channel and back.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | here | the lock, and what comes out from under it |
+//! | `changes` | commits: the direct way of a caller that waits, and the way of one that does not |
+//! | `timer` | the thread that keeps the engine's time, and takes up changes of the view |
+//! | `outbox` | what is to be sent, in order |
+//! | `feed` | events, on their way to listeners |
+//! | `pending` | what threads and tasks wait for |
+//!
+//! The engine's lock is held for moments: never while anything is sent, somebody is woken, or a listener runs.
+
+mod changes;
+mod feed;
+mod outbox;
+mod pending;
+mod timer;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+pub(crate) use changes::Begun;
+pub(crate) use feed::EventSink;
+pub(crate) use pending::Pending;
+
+use self::feed::Feed;
+use self::outbox::Outbox;
+use self::pending::{Promise, pending};
+use self::timer::Timer;
+use super::engine::{
+    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Name, Outcome, Output, Record, Send, SwapFault, Ticket,
+    Token, Version, Want, What,
+};
+use crate::channel::{ContextGuard, ContextHandler, GroupChannel, Subscription};
+use crate::clock;
+use crate::completion::{FaultCause, Receipt, SendError, UserCode};
+use crate::member::Member;
+use crate::message::Message;
+use crate::options::SendOptions;
+use crate::stack::{Time, View};
+
+/// Commits of one key take their places in the queues one after another; keys share so many places to wait.
+const LANES: usize = 64;
+
+/// One context of a channel: entries, replicated.
+///
+/// Dropping it leaves the context.
+pub(crate) struct Replica {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    registered: Mutex<Option<(ContextGuard, Subscription)>>,
+}
+
+struct Shared {
+    /// This very value, for callbacks.
+    me: Weak<Self>,
+    channel: GroupChannel,
+    state: Mutex<State>,
+    lanes: Vec<Mutex<()>>,
+    outbox: Outbox,
+    timer: Arc<Timer>,
+    feed: Feed,
+    milestones: Milestones,
+    /// Nothing is sent any more, and nobody waits.
+    closed: AtomicBool,
+}
+
+/// What the lock is for.
+struct State {
+    engine: Engine,
+    waiters: HashMap<Ticket, Waiter>,
+    /// When the timer was last told to wake.
+    armed: Option<Instant>,
+    view: Arc<View>,
+    local: Member,
+    lives: Lives,
+}
+
+/// How long entries have lived that ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lives {
+    pub(crate) ended: u64,
+    pub(crate) total: Duration,
+    pub(crate) longest: Duration,
+}
+
+/// Who waits for a ticket.
+enum Waiter {
+    /// A thread that does the sending itself, and looks here when it comes back.
+    Direct(Option<Result<Committed, CommitFault>>),
+    Commit(Promise<Result<Committed, CommitFault>>),
+    Fetch(Promise<Result<Option<Arc<Record>>, FetchFault>>),
+    Swap(Promise<Result<Committed, SwapFault>>),
+}
+
+/// Somebody to be told, once the lock is free.
+enum Told {
+    Commit(Promise<Result<Committed, CommitFault>>, Result<Committed, CommitFault>),
+    Fetch(Promise<Result<Option<Arc<Record>>, FetchFault>>, Result<Option<Arc<Record>>, FetchFault>),
+    Swap(Promise<Result<Committed, SwapFault>>, Result<Committed, SwapFault>),
+    /// The context was left before there was an answer.
+    Nothing(#[expect(dead_code, reason = "dropping it tells")] Waiter),
+}
+
+/// What happens once.
+#[derive(Default)]
+struct Milestones {
+    passed: Mutex<Passed>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Passed {
+    ready: bool,
+    drained: bool,
+    closed: bool,
+}
+
+/// Why a context was not entered.
+#[derive(Debug)]
+pub(crate) enum StartFault {
+    /// The channel has this context already.
+    Taken,
+    Thread(io::Error),
+}
+
+/// The answer to a read.
+pub(crate) enum Read {
+    Known(Option<Found>),
+    Asking(Pending<Result<Option<Arc<Record>>, FetchFault>>),
+}
+
+/// An entry that was read.
+pub(crate) struct Found {
+    pub(crate) record: Arc<Record>,
+    /// How long ago the access before this one was.
+    pub(crate) idle: Option<Duration>,
+}
+
+impl Replica {
+    pub(crate) fn start(channel: &GroupChannel, config: Config, sink: Arc<dyn EventSink>) -> Result<Self, StartFault> {
+        let context = config.context;
+        let local = channel.local();
+        let engine = Engine::new(config, local.clone(), now());
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: Weak::clone(me),
+            channel: channel.clone(),
+            state: Mutex::new(State {
+                engine,
+                waiters: HashMap::new(),
+                armed: None,
+                view: Arc::default(),
+                local,
+                lives: Lives::default(),
+            }),
+            lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
+            outbox: Outbox::default(),
+            timer: Arc::default(),
+            feed: Feed::new(sink),
+            milestones: Milestones::default(),
+            closed: AtomicBool::new(false),
+        });
+        let handler: Weak<dyn ContextHandler> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn ContextHandler>));
+        let guard = channel.register_context(context, handler).map_err(|_| StartFault::Taken)?;
+        let timer = Arc::clone(&shared.timer);
+        let watching = channel.watch_view(move || timer.kick());
+        let thread = timer::spawn(&shared).map_err(StartFault::Thread)?;
+        shared.follow_view();
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), registered: Mutex::new(Some((guard, watching))) })
+    }
+
+    /// Does something with the engine that sends nothing or does not matter to whom.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Engine, Time) -> R) -> R {
+        self.shared.enter(|state, now| act(&mut state.engine, now))
+    }
+
+    pub(crate) fn lives(&self) -> Lives {
+        self.shared.lock().lives
+    }
+
+    pub(crate) fn events_dropped(&self) -> u64 {
+        self.shared.feed.dropped()
+    }
+
+    pub(crate) fn local(&self) -> Member {
+        self.shared.channel.local()
+    }
+
+    /// Reads an entry: at once when it is here.
+    pub(crate) fn read(&self, key: &[u8]) -> Read {
+        self.shared.enter(|state, now| {
+            let idle = state.engine.idle(now, key);
+            match state.engine.get(now, key) {
+                Get::Here(record) => Read::Known(Some(Found { record, idle })),
+                Get::Absent => Read::Known(None),
+                Get::Asking(ticket) => {
+                    let (promise, waiting) = pending();
+                    state.waiters.insert(ticket, Waiter::Fetch(promise));
+                    Read::Asking(waiting)
+                }
+            }
+        })
+    }
+
+    /// Writes an attribute if it still has the expected version.
+    pub(crate) fn swap(
+        &self,
+        key: &[u8],
+        name: Name,
+        expected: Version,
+        value: Option<Bytes>,
+        want: Want,
+    ) -> Pending<Result<Committed, SwapFault>> {
+        self.shared.enter(|state, now| {
+            let ticket = state.engine.swap(now, key, name, expected, value, want);
+            let (promise, waiting) = pending();
+            state.waiters.insert(ticket, Waiter::Swap(promise));
+            waiting
+        })
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.shared.milestones.lock().ready
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
+    }
+
+    /// Waits until this member is complete; false when the time is over, or the context is left.
+    pub(crate) fn wait_ready(&self, timeout: Duration) -> bool {
+        self.shared.milestones.wait(timeout, |passed| passed.ready)
+    }
+
+    /// Waits until nothing is left that only this member holds; false when the time is over, or the context is left.
+    pub(crate) fn wait_drained(&self, timeout: Duration) -> bool {
+        self.shared.milestones.wait(timeout, |passed| passed.drained)
+    }
+
+    /// Leaves the context: tells the others, fails what waits, ends the thread.
+    pub(crate) fn stop(&self) {
+        drop(self.registered.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.shared.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A waker or a callback may be what drops the last handle, on any thread.
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+            && !UserCode::is_running()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of a session context panicked");
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("channel", &self.shared.channel).finish_non_exhaustive()
+    }
+}
+
+impl ContextHandler for Shared {
+    fn message(&self, message: &Message) -> bool {
+        if self.closed.load(Ordering::Acquire) {
+            return false;
+        }
+        let body = message.bytes();
+        self.enter(|state, now| state.engine.receive(now, message.sender(), &body))
+    }
+}
+
+impl Shared {
+    /// Enters the engine, and carries out what it wants.
+    fn enter<R>(&self, act: impl FnOnce(&mut State, Time) -> R) -> R {
+        self.enter_and(None, act)
+    }
+
+    /// As [`enter`](Self::enter), but what is to be sent goes to `mine`, for the caller to send.
+    fn enter_and<R>(&self, mine: Option<&mut Vec<Send>>, act: impl FnOnce(&mut State, Time) -> R) -> R {
+        let time = now();
+        let mut state = self.lock();
+        let result = act(&mut state, time);
+        let (told, news) = self.collect(&mut state, mine);
+        drop(state);
+        for told in told {
+            told.tell();
+        }
+        self.outbox.empty(|send| self.send(send, SendOptions::NONE));
+        if news {
+            self.feed.tell();
+        }
+        result
+    }
+
+    /// Takes what came out, under the lock: that keeps its order.
+    fn collect(&self, state: &mut State, mut mine: Option<&mut Vec<Send>>) -> (Vec<Told>, bool) {
+        let (mut told, mut news) = (Vec::new(), false);
+        let closed = self.closed.load(Ordering::Acquire);
+        while let Some(output) = state.engine.poll_output() {
+            match output {
+                Output::Send(_) if closed => {}
+                Output::Send(send) => match &mut mine {
+                    Some(mine) => mine.push(send),
+                    None => self.outbox.push(send),
+                },
+                Output::Committed(ticket, result) => match state.waiters.get_mut(&ticket) {
+                    Some(Waiter::Direct(known)) => *known = Some(result),
+                    Some(_) => {
+                        if let Some(Waiter::Commit(promise)) = state.waiters.remove(&ticket) {
+                            told.push(Told::Commit(promise, result));
+                        }
+                    }
+                    None => {}
+                },
+                Output::Fetched(ticket, result) => {
+                    if let Some(Waiter::Fetch(promise)) = state.waiters.remove(&ticket) {
+                        told.push(Told::Fetch(promise, result));
+                    }
+                }
+                Output::Swapped(ticket, result) => {
+                    if let Some(Waiter::Swap(promise)) = state.waiters.remove(&ticket) {
+                        told.push(Told::Swap(promise, result));
+                    }
+                }
+                Output::Event(event) => {
+                    state.lives.follow(&event);
+                    self.feed.push(event);
+                    news = true;
+                }
+                Output::Ready => self.milestones.pass(|passed| passed.ready = true),
+                Output::Drained => self.milestones.pass(|passed| passed.drained = true),
+            }
+        }
+        if closed {
+            told.extend(state.waiters.drain().map(|(_, waiter)| Told::Nothing(waiter)));
+        }
+        if let Some(at) = state.engine.poll_timeout()
+            && state.armed.is_none_or(|armed| at < armed)
+        {
+            state.armed = Some(at);
+            self.timer.wake_at(at);
+        }
+        (told, news)
+    }
+
+    fn timeout(&self) {
+        self.enter(|state, now| {
+            state.armed = None;
+            state.engine.timeout(now);
+        });
+    }
+
+    /// Tells the engine what has changed in the channel's view since it was last told.
+    fn follow_view(&self) {
+        self.enter(|state, now| {
+            // Under the lock, so that an older view is never taken for a newer one.
+            let (view, local) = (self.channel.members(), self.channel.local());
+            let State { engine, view: old, local: known, .. } = state;
+            if !known.same_value(&local) {
+                engine.set_local(now, &local);
+                *known = local;
+            }
+            old.iter().filter(|member| !view.contains(member)).for_each(|gone| engine.member_removed(now, gone));
+            for member in view.iter() {
+                match old.by_id(member.id()).filter(|known| *known == member) {
+                    None => engine.member_added(now, member),
+                    Some(known) if !known.same_value(member) => engine.member_updated(now, member),
+                    Some(_) => {}
+                }
+            }
+            *old = view;
+        });
+    }
+
+    /// Hands a message to the channel, and sees to it that the engine learns what became of it. Does not block, unless `more` says so.
+    fn send(&self, send: Send, more: SendOptions) {
+        let Send { to, body, token } = send;
+        if let Some(token) = token {
+            self.send_told(to, body, token, more);
+        } else {
+            drop(self.channel.send_with(to, body, SendOptions::NONE | more));
+        }
+    }
+
+    fn send_told(&self, to: Vec<Member>, body: Bytes, token: Token, more: SendOptions) {
+        let sending = self.channel.send_with(to.iter().cloned(), body, SendOptions::SYNC_ACK | more);
+        if let Some(shared) = self.me.upgrade() {
+            sending.on_complete(move |outcome| shared.sent(token, &to, &outcome));
+        }
+    }
+
+    /// Tells the engine what became of a message.
+    fn sent(&self, token: Token, to: &[Member], outcome: &Result<Receipt, SendError>) {
+        self.enter(|state, now| tell_outcome(&mut state.engine, now, token, to, outcome));
+        if outcome.as_ref().is_err_and(is_stopped) {
+            self.close();
+        }
+    }
+
+    /// From here on nothing is sent, and nobody waits.
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let waiters = std::mem::take(&mut self.lock().waiters);
+        // Dropped promises tell.
+        drop(waiters);
+        self.milestones.pass(|passed| passed.closed = true);
+        self.timer.stop();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell_outcome(engine: &mut Engine, now: Time, token: Token, to: &[Member], outcome: &Result<Receipt, SendError>) {
+    for member in to {
+        let fault = outcome.as_ref().err().and_then(|error| error.faults.iter().find(|fault| fault.member == *member));
+        let outcome = match fault.map(|fault| &fault.cause) {
+            None => Outcome::Accepted,
+            Some(FaultCause::Rejected) => Outcome::Rejected,
+            Some(_) => Outcome::Failed,
+        };
+        engine.sent(now, token, member, outcome);
+    }
+}
+
+/// Whether the channel is at its end.
+fn is_stopped(error: &SendError) -> bool {
+    error.faults.iter().any(|fault| matches!(fault.cause, FaultCause::Stopped))
+}
+
+impl Told {
+    fn tell(self) {
+        match self {
+            Self::Commit(promise, result) => promise.settle(result),
+            Self::Fetch(promise, result) => promise.settle(result),
+            Self::Swap(promise, result) => promise.settle(result),
+            Self::Nothing(_) => {}
+        }
+    }
+}
+
+impl Lives {
+    fn follow(&mut self, event: &Event) {
+        if let What::Removed { age } | What::Expired { age } = event.what {
+            self.ended += 1;
+            self.total = self.total.saturating_add(age);
+            self.longest = self.longest.max(age);
+        }
+    }
+}
+
+impl Milestones {
+    fn pass(&self, pass: impl FnOnce(&mut Passed)) {
+        pass(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, timeout: Duration, met: impl Fn(&Passed) -> bool) -> bool {
+        let passed = self.lock();
+        let (passed, _) = self
+            .changed
+            .wait_timeout_while(passed, timeout, |passed| !met(passed) && !passed.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        met(&passed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Passed> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> Time {
+    let (instant, epoch_millis) = clock::both();
+    Time { instant, epoch_millis }
+}
