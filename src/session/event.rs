@@ -111,9 +111,7 @@ impl SessionEvent {
             }
             What::Removed { .. } => Self::Invalidated { id, remote },
             What::Expired { .. } => Self::Expired { id, remote },
-            What::Renamed(to) => {
-                Self::IdChanged { old: id, id: SessionId::from_bytes(<[u8; 16]>::try_from(&*to).ok()?), remote }
-            }
+            What::Renamed(to) => Self::IdChanged { old: id, id: SessionId::from_bytes(<[u8; 16]>::try_from(&*to).ok()?), remote },
             What::Lost(loss) if loss.name.starts_with(RESERVED) => return None,
             What::Lost(loss) => Self::Conflict { id, kept: loss.kept.into(), lost: loss.lost.into() },
         })

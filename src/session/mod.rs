@@ -31,6 +31,6 @@ pub use engine::Version;
 pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, StartError};
 pub use event::{SessionEvent, Written};
 pub use id::{ParseSessionIdError, SessionId};
-pub use manager::{Backup, BackupManager, Delta, DeltaManager, Finding, Manager, ManagerBuilder, Notify, Statistics};
+pub use manager::{Backup, BackupManager, Delta, DeltaManager, Drained, Finding, Manager, ManagerBuilder, Notify, Statistics};
 pub use outcome::{CommitReceipt, Confirm};
 pub use session::{Committing, Session};

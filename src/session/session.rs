@@ -535,6 +535,23 @@ impl Committing {
     }
 }
 
+impl Committing {
+    /// Blocks until the outcome is known or the time is over, and then gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// The handle itself when the time is over.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<CommitReceipt, CommitError>, Self> {
+        match self.0 {
+            Progress::Waiting(waiting) => match waiting.wait_timeout(timeout) {
+                Ok(outcome) => Ok(receipt(outcome)),
+                Err(waiting) => Err(Self(Progress::Waiting(waiting))),
+            },
+            known => Ok(Self(known).wait()),
+        }
+    }
+}
+
 impl Future for Committing {
     type Output = Result<CommitReceipt, CommitError>;
 

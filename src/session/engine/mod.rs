@@ -52,7 +52,6 @@ use bytes::Bytes;
 use crate::member::Member;
 use crate::stack::Time;
 
-pub(crate) use census::Census;
 pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
 pub(crate) use config::{Config, Copies};
 pub(crate) use fetch::{FetchFault, Get};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Drained;
 use super::builder::Notify;
 use super::statistics::Statistics;
 use crate::channel::{GroupChannel, Listeners, Subscription};
@@ -171,6 +172,16 @@ impl Context {
 
     pub(super) fn session_ids(&self) -> Vec<SessionId> {
         ids(self.replica.with(|engine, _| engine.keys()))
+    }
+
+    pub(super) fn at_risk(&self) -> Vec<SessionId> {
+        ids(self.replica.with(|engine, _| engine.at_risk()))
+    }
+
+    pub(super) fn drain(&self, deadline: Duration) -> Drained {
+        let before = self.replica.with(|engine, _| engine.alive());
+        let remaining = ids(self.replica.drain(deadline));
+        Drained { moved: before.saturating_sub(remaining.len()), remaining }
     }
 
     pub(super) fn statistics(&self) -> Statistics {

@@ -154,6 +154,30 @@ impl<K> Manager<K> {
         self.context.session_ids()
     }
 
+    /// The sessions of this member of which fewer others have confirmed a copy than are to hold one. What ends here: a crash of
+    /// this member would lose them, or make them go back in time. Empty after a while, if the group is large enough.
+    #[must_use]
+    pub fn at_risk(&self) -> Vec<SessionId> {
+        self.context.at_risk()
+    }
+
+    /// Hands over what only this member holds, and leaves the context: for an orderly end, as in a rolling restart. Takes no new sessions
+    /// from now on; requests should go elsewhere. Returns when all is handed over, or after `deadline`, and tells what could
+    /// not be moved.
+    ///
+    /// ```no_run
+    /// # fn stop(manager: tribes::session::BackupManager, channel: tribes::GroupChannel) {
+    /// let drained = manager.drain(std::time::Duration::from_secs(30));
+    /// if !drained.remaining.is_empty() {
+    ///     eprintln!("{} sessions are lost with this process", drained.remaining.len());
+    /// }
+    /// channel.stop();
+    /// # }
+    /// ```
+    pub fn drain(&self, deadline: Duration) -> Drained {
+        self.context.drain(deadline)
+    }
+
     /// What has happened so far, and what there is.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
@@ -183,6 +207,16 @@ impl<K> fmt::Debug for Manager<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Manager").field("name", &self.name()).field("ready", &self.ready()).finish_non_exhaustive()
     }
+}
+
+/// What came of a [`drain`](Manager::drain).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// How many sessions were here, and are with others now.
+    pub moved: usize,
+    /// Those that no other member has as they were here.
+    pub remaining: Vec<SessionId>,
 }
 
 /// A session that is being looked for: wait for it, or `.await` it on any executor.

@@ -48,6 +48,8 @@ pub struct Statistics {
     pub uncommitted_drops: u64,
     /// Events that were not told, because a listener did not keep up.
     pub events_dropped: u64,
+    /// How long the oldest difference to another member is known that is not repaired yet; zero when none is.
+    pub oldest_difference: Duration,
     /// The furthest that the wall clock of another member was apart from this one's.
     pub clock_skew: Duration,
     /// Sessions that ended, as seen here, wherever they did.
@@ -66,8 +68,10 @@ pub struct Statistics {
 
 impl Statistics {
     pub(super) fn of(replica: &Replica) -> Self {
-        let (census, counters, members, clock_skew) = replica
-            .with(|engine, _| (engine.census(), engine.counters(), engine.participants().len(), engine.clock_skew()));
+        let (census, counters, members, clock_skew, difference) = replica.with(|engine, _| {
+            let members = engine.participants().len();
+            (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference())
+        });
         let lives = replica.lives();
         let average = lives.total.checked_div(u32::try_from(lives.ended).unwrap_or(u32::MAX)).unwrap_or_default();
         Self {
@@ -89,6 +93,7 @@ impl Statistics {
             fetched: counters.fetched,
             handed_over: counters.handed_over,
             events_dropped: replica.events_dropped(),
+            oldest_difference: difference.unwrap_or_default(),
             clock_skew,
             ended: lives.ended,
             average_life: average,

@@ -27,7 +27,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub(crate) use changes::Begun;
 pub(crate) use feed::EventSink;
 pub(crate) use pending::Pending;
 
@@ -36,7 +35,7 @@ use self::outbox::Outbox;
 use self::pending::{Promise, pending};
 use self::timer::Timer;
 use super::engine::{
-    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Name, Outcome, Output, Record, Send, SwapFault, Ticket,
+    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Key, Name, Outcome, Output, Record, Send, SwapFault, Ticket,
     Token, Version, Want, What,
 };
 use crate::channel::{ContextGuard, ContextHandler, GroupChannel, Subscription};
@@ -190,10 +189,6 @@ impl Replica {
         self.shared.feed.dropped()
     }
 
-    pub(crate) fn local(&self) -> Member {
-        self.shared.channel.local()
-    }
-
     /// Reads an entry: at once when it is here.
     pub(crate) fn read(&self, key: &[u8]) -> Read {
         self.shared.enter(|state, now| {
@@ -240,13 +235,23 @@ impl Replica {
         self.shared.milestones.wait(timeout, |passed| passed.ready)
     }
 
-    /// Waits until nothing is left that only this member holds; false when the time is over, or the context is left.
-    pub(crate) fn wait_drained(&self, timeout: Duration) -> bool {
-        self.shared.milestones.wait(timeout, |passed| passed.drained)
+    /// Hands over what only this member holds, leaves the context, and tells what could not be handed over in time.
+    pub(crate) fn drain(&self, deadline: Duration) -> Vec<Key> {
+        if self.is_closed() {
+            return Vec::new();
+        }
+        self.with(|engine, now| engine.drain(now));
+        self.shared.milestones.wait(deadline, |passed| passed.drained);
+        let remaining = self.with(|engine, _| engine.remaining());
+        self.stop();
+        remaining
     }
 
     /// Leaves the context: tells the others, fails what waits, ends the thread.
     pub(crate) fn stop(&self) {
+        if !self.is_closed() {
+            self.with(|engine, now| engine.drain(now));
+        }
         drop(self.registered.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.shared.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -28,10 +28,7 @@ struct State<T> {
 
 /// Both ends.
 pub(crate) fn pending<T>() -> (Promise<T>, Pending<T>) {
-    let slot = Arc::new(Slot {
-        state: Mutex::new(State { value: None, done: false, waker: None }),
-        settled: Condvar::new(),
-    });
+    let slot = Arc::new(Slot { state: Mutex::new(State { value: None, done: false, waker: None }), settled: Condvar::new() });
     (Promise(Arc::clone(&slot)), Pending(slot))
 }
 
