@@ -184,9 +184,9 @@ pub enum ReplaceError {
     /// The attribute cannot be set at all.
     #[error(transparent)]
     Set(#[from] SetError),
-    /// The session was new, and could not be committed first.
-    #[error("the new session could not be committed: {0}")]
-    Commit(#[source] CommitError),
+    /// The member that decides cannot take it; or the session was new, and could not be committed first. Nothing has changed.
+    #[error("it could not be written: {0}")]
+    Refused(#[source] CommitError),
     /// The manager or map is stopped, or its channel is. Whether it was replaced is not known.
     #[error("it is stopped")]
     Stopped,
@@ -198,6 +198,7 @@ impl From<SwapFault> for ReplaceError {
             SwapFault::Conflict(current) => Self::Conflict { current: (!current.is_zero()).then_some(current) },
             SwapFault::Absent => Self::Absent,
             SwapFault::Silent => Self::Unknown,
+            SwapFault::Refused(refusal) => Self::Refused(refusal.into()),
             SwapFault::Unconfirmed(committed) => Self::Unconfirmed(committed.into()),
         }
     }

@@ -313,7 +313,7 @@ impl Session {
     ) -> Result<CommitReceipt, ReplaceError> {
         self.context.check(name, value.as_ref())?;
         if self.base.is_none() {
-            self.commit().map_err(ReplaceError::Commit)?;
+            self.commit().map_err(ReplaceError::Refused)?;
         }
         if self.ended {
             return Err(ReplaceError::Absent);
