@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::application::{AtMember, Letter, Outcomes};
+use super::legs::{self, Outcome};
 use super::world::{Pid, World};
-use crate::completion::{FaultCause, Leg, Receipt, SendError, Sending};
+use crate::completion::{FaultCause, Leg, Sending};
 use crate::id::UniqueId;
 use crate::member::Member;
 use crate::message::Message;
@@ -70,8 +72,6 @@ pub struct Received {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct SendId(pub(super) usize);
 
-type Outcome = Result<Receipt, SendError>;
-
 #[derive(Debug)]
 struct Sent {
     id: UniqueId,
@@ -92,7 +92,8 @@ pub(super) struct Ledger {
     open: BTreeSet<usize>,
     outcomes: Arc<Mutex<Vec<(usize, Outcome)>>>,
     received: Vec<Vec<Received>>,
-    arrived: BTreeSet<(usize, u32, UniqueId)>,
+    /// Which messages arrived at a node, and in which of its lives.
+    arrived: BTreeSet<(usize, UniqueId, u32)>,
     /// The last message of a sender that arrived at a process, by the member it was sent to.
     last: BTreeMap<(usize, u32, usize, u32, UniqueId), usize>,
     events: Vec<Vec<(Duration, Event)>>,
@@ -135,16 +136,39 @@ impl Ledger {
         body: Bytes,
         options: SendOptions,
     ) -> (SendId, UniqueId, Vec<Leg>) {
+        let (index, id) = self.enter(world, from, to.clone(), body, options);
+        let (sending, legs) = Sending::new(id, to);
+        sending.on_complete(self.noted(index));
+        (SendId(index), id, legs)
+    }
+
+    /// An application sends, and hears of each destination if it has given a token.
+    pub(super) fn posted(&mut self, world: &mut World, from: Pid, letter: &Letter, outcomes: &Outcomes) -> (UniqueId, Vec<Leg>) {
+        let Letter { to, body, options, token } = letter;
+        let (index, id) = self.enter(world, from, to.clone(), body.clone(), *options);
+        let (token, outcomes) = (*token, outcomes.clone());
+        let tell = move |member, outcome| {
+            if let Some(token) = token {
+                outcomes.push(AtMember { token, member, outcome });
+            }
+        };
+        (id, legs::each(id, to, tell, self.noted(index)))
+    }
+
+    fn enter(&mut self, world: &mut World, from: Pid, to: Vec<Member>, body: Bytes, options: SendOptions) -> (usize, UniqueId) {
         let id = u128::from(world.random()) << 64 | u128::from(world.random());
         let id = UniqueId::from_bytes(id.to_be_bytes());
         let index = self.sent.len();
-        let (sending, legs) = Sending::new(id, to.iter().cloned());
-        let outcomes = Arc::clone(&self.outcomes);
-        sending.on_complete(move |outcome| outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome)));
         self.sent.push(Sent { id, from, at: world.now, to, body, options, outcome: None });
         self.by_id.insert(id, index);
         self.open.insert(index);
-        (SendId(index), id, legs)
+        (index, id)
+    }
+
+    /// Keeps the outcome of a send until the next [look](Self::look).
+    fn noted(&self, index: usize) -> impl FnOnce(Outcome) + Clone + Send + use<> {
+        let outcomes = Arc::clone(&self.outcomes);
+        move |outcome| outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome))
     }
 
     pub(super) fn delivered(&mut self, world: &mut World, pid: Pid, message: Message) {
@@ -161,7 +185,7 @@ impl Ledger {
         let meant = sent.to.iter().find(|member| member.address() == self.addresses[pid.node]).map(Member::id);
         let (from, intact) = (sent.from, message.bytes() == sent.body);
         let datagram = sent.options.contains(SendOptions::MULTICAST);
-        if !self.arrived.insert((pid.node, pid.life, message.id())) && !datagram {
+        if !self.arrived.insert((pid.node, message.id(), pid.life)) && !datagram {
             self.violate(now, Promise::Once, format!("{name} arrived again"));
         }
         if !intact {
@@ -253,7 +277,7 @@ impl Ledger {
     /// Whether it arrived in any life of the node: a process that takes over an address takes over what is sent there.
     fn has_arrived(&self, id: UniqueId, member: &Member) -> bool {
         let Some(node) = self.node_at(member.address()) else { return false };
-        self.received[node].iter().any(|received| received.message.id() == id)
+        self.arrived.range((node, id, 0)..=(node, id, u32::MAX)).next().is_some()
     }
 
     fn violate(&mut self, at: Duration, promise: Promise, detail: String) {

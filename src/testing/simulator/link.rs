@@ -131,7 +131,16 @@ impl Link {
         self.lost(world, &FaultCause::Connection(io::ErrorKind::ConnectionReset));
     }
 
-    /// The member is gone, or the process stops: nothing more is sent.
+    /// The process stops. What it has written still arrives, but nobody waits for the answer.
+    pub(super) fn finish(&mut self, world: &mut World) {
+        if let State::Open { conn } = self.state {
+            world.close(conn, End::Caller);
+            self.state = State::Closed { again: world.now };
+        }
+        self.close(world, &FaultCause::Stopped);
+    }
+
+    /// The member is gone: nothing more is sent.
     pub(super) fn close(&mut self, world: &mut World, cause: &FaultCause) {
         if let State::Opening { conn, .. } | State::Open { conn } = self.state {
             world.abort(conn);

@@ -4,6 +4,8 @@
 //! is really encoded and decoded. Only sockets, threads and clocks are simulated, so a run depends on nothing but its seed, and
 //! a minute of it takes milliseconds. While it runs, the simulator checks what a stack [promises](Promise).
 //!
+//! Tests send and look at what arrived from outside, or give nodes an [`Application`] that sends, answers and has timers.
+//!
 //! ```
 //! use std::time::Duration;
 //! use tribes::SendOptions;
@@ -28,9 +30,12 @@
 //! }
 //! ```
 
+mod application;
+mod clock;
 mod config;
 mod inbox;
 mod ledger;
+mod legs;
 mod link;
 mod process;
 mod world;
@@ -50,10 +55,13 @@ use crate::member::Member;
 use crate::membership::roster::RosterConfig;
 use crate::options::SendOptions;
 use crate::stack::{Event, StackBuilder, View};
+use application::Make;
+use clock::Clock;
 use ledger::Ledger;
-use process::{Birth, Clock, Process};
+use process::{Birth, Process};
 use world::{Arrival, Pid, World};
 
+pub use application::{AppContext, Application};
 pub use config::SimConfig;
 pub use ledger::{Promise, Received, SendId, Violation};
 
@@ -79,6 +87,7 @@ pub struct NodeId(usize);
 
 struct Node {
     make: Box<dyn Fn() -> StackBuilder>,
+    make_app: Option<Box<Make>>,
     member: Member,
     capabilities: Capabilities,
     clock: Clock,
@@ -130,12 +139,17 @@ impl Simulator {
     ///
     /// When the stack cannot be built.
     pub fn add_node_like(&mut self, capabilities: Capabilities, make: impl Fn() -> StackBuilder + 'static) -> NodeId {
+        self.add(capabilities, Box::new(make), None)
+    }
+
+    fn add(&mut self, capabilities: Capabilities, make: Box<dyn Fn() -> StackBuilder>, make_app: Option<Box<Make>>) -> NodeId {
         let index = self.nodes.len();
         let port = 4000 + u16::try_from(index).expect("a simulation has fewer nodes than ports");
         let address = ([10, 0, 0, 1], port).into();
         self.ledger.add_node(address);
         self.nodes.push(Node {
-            make: Box::new(make),
+            make,
+            make_app,
             member: Member::new(address),
             capabilities,
             clock: self.origin,
@@ -228,7 +242,7 @@ impl Simulator {
         self.look();
     }
 
-    /// Stops a node: it sends what its layers hold and says goodbye.
+    /// Stops a node: it sends what its application and its layers hold, as far as connections are open, and says goodbye.
     pub fn stop(&mut self, node: NodeId) {
         self.resume(node);
         if let Some(process) = self.nodes[node.0].process.take() {
@@ -295,7 +309,9 @@ impl Simulator {
         (0..self.nodes.len()).for_each(|node| self.resume(NodeId(node)));
     }
 
-    /// Makes a node's clocks run too fast by so many parts per million, and its wall clock be ahead.
+    /// Makes a node's clocks run too fast by so many parts per million, or too slow when negative, and sets its wall clock so many
+    /// milliseconds ahead of virtual time, or behind it when negative. Called again, it makes the wall clock jump; the monotonic
+    /// clock goes on from where it is. A node keeps its clocks when it is restarted.
     pub fn set_clock(&mut self, node: NodeId, drift: i32, ahead_millis: i64) {
         let node = &mut self.nodes[node.0];
         node.clock.set(self.world.now, drift, ahead_millis);
@@ -304,7 +320,8 @@ impl Simulator {
         }
     }
 
-    /// Makes the listeners of a node fail, or succeed again.
+    /// Makes the listeners of a node fail, or succeed again. An [`Application`] still gets the messages; what it answers does not
+    /// matter meanwhile.
     pub fn reject_messages(&mut self, node: NodeId, reject: bool) {
         if let Some(process) = &mut self.nodes[node.0].process {
             process.rejects = reject;
@@ -431,7 +448,12 @@ impl Simulator {
         self.ledger.born(pid);
         let (member, clock, builder) = (node.member.clone(), node.clock, (node.make)());
         let birth = Birth { pid, member, clock, builder, roster: &self.roster };
-        node.process = Some(Process::start(&mut self.world, birth).expect("a stack that can be built"));
+        let mut process = Process::start(&mut self.world, birth).expect("a stack that can be built");
+        if let Some(make) = &node.make_app {
+            process.host_app(&mut self.world, &mut self.ledger, make);
+        }
+        node.process = Some(process);
+        self.look();
     }
 
     fn arrive(&mut self, to: Pid, arrival: Arrival) {

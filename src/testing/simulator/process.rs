@@ -1,11 +1,15 @@
 //! One simulated process: a real stack and a real roster, driven as the channel and the multicast thread drive them.
 
+mod app;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::application::Host;
+use super::clock::Clock;
 use super::inbox::Inbox;
 use super::ledger::Ledger;
 use super::link::{self, Link};
@@ -34,6 +38,10 @@ pub(super) struct Process {
     roster: Roster,
     links: BTreeMap<(SocketAddr, UniqueId), Link>,
     inbox: Inbox,
+    host: Option<Host>,
+    /// How often in a row the application's timeout was called with no time between.
+    spins: u32,
+    spun_at: Duration,
     probes: BTreeMap<ConnId, Running>,
     started: Duration,
     next_heartbeat: Duration,
@@ -50,57 +58,6 @@ struct Running {
     member: Member,
     request: ProbeRequest,
     until: Duration,
-}
-
-/// A node's clocks: they may run too fast or too slow, and may have been set.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    /// The instant at virtual time 0 if the clock ran true.
-    pub(super) origin: Instant,
-    /// Since when it runs at its rate, in virtual time, and what it showed then.
-    since: Duration,
-    showed: Duration,
-    /// Parts per million that it is too fast.
-    drift: i32,
-    /// Milliseconds that the wall clock is ahead.
-    ahead: i64,
-}
-
-impl Clock {
-    pub(super) fn new(origin: Instant) -> Self {
-        Self { origin, since: Duration::ZERO, showed: Duration::ZERO, drift: 0, ahead: 0 }
-    }
-
-    pub(super) fn set(&mut self, now: Duration, drift: i32, ahead: i64) {
-        (self.showed, self.since) = (self.shows(now), now);
-        (self.drift, self.ahead) = (drift.clamp(-900_000, 900_000), ahead);
-    }
-
-    fn shows(&self, now: Duration) -> Duration {
-        self.showed + scale(now - self.since, 1_000_000 + i64::from(self.drift), 1_000_000)
-    }
-
-    fn time(&self, now: Duration) -> Time {
-        let shows = self.shows(now);
-        let millis = i64::try_from(shows.as_millis()).unwrap_or(i64::MAX);
-        let epoch_millis = u64::try_from(EPOCH_MILLIS.saturating_add(millis).saturating_add(self.ahead)).unwrap_or(0);
-        Time { instant: self.origin + shows, epoch_millis }
-    }
-
-    /// The virtual time at which this clock shows at least `instant`.
-    fn at(&self, instant: Instant) -> Duration {
-        let shows = instant.saturating_duration_since(self.origin);
-        let wait = shows.saturating_sub(self.showed);
-        self.since + scale(wait, 1_000_000, 1_000_000 + i64::from(self.drift)) + Duration::from_nanos(1)
-    }
-}
-
-/// When simulated time starts, on the wall clock: a fixed date, so that runs repeat.
-const EPOCH_MILLIS: i64 = 1_700_000_000_000;
-
-fn scale(time: Duration, by: i64, of: i64) -> Duration {
-    let nanos = time.as_nanos() * u128::try_from(by).unwrap_or(1) / u128::try_from(of).unwrap_or(1);
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// What a process needs to live.
@@ -123,6 +80,9 @@ impl Process {
             roster: Roster::new(member.clone(), Mode::Full, roster.clone(), time.instant),
             links: BTreeMap::new(),
             inbox: Inbox::new(member.capabilities().contains(Capabilities::DUPLICATE_FILTER)),
+            host: None,
+            spins: 0,
+            spun_at: world.now,
             member,
             probes: BTreeMap::new(),
             started: world.now,
@@ -151,10 +111,12 @@ impl Process {
     }
 
     fn next(&self) -> Option<Duration> {
-        let clocks = [self.stack.poll_timeout(), self.roster.poll_timeout()].into_iter().flatten().map(|at| self.clock.at(at));
+        let app = self.host.as_ref().and_then(|host| host.app().poll_timeout());
+        let clocks =
+            [self.stack.poll_timeout(), self.roster.poll_timeout(), app].into_iter().flatten().map(|at| self.clock.at(at));
         let links = self.links.values().filter_map(Link::timeout);
         let probes = self.probes.values().map(|probe| probe.until);
-        clocks.chain(links).chain(probes).chain([self.next_heartbeat]).min()
+        clocks.chain(links).chain(probes).chain([self.next_heartbeat]).chain(self.host.as_ref().and_then(Host::hears)).min()
     }
 
     /// Does what is due.
@@ -177,6 +139,7 @@ impl Process {
         }
         self.stack.handle_timeout(time);
         self.settle(world, ledger);
+        self.tick_app(world, ledger);
     }
 
     pub(super) fn arrive(&mut self, world: &mut World, ledger: &mut Ledger, arrival: Arrival) {
@@ -226,14 +189,21 @@ impl Process {
         body: Bytes,
         options: SendOptions,
     ) {
+        self.submit(world, id, legs, body, options);
+        self.settle(world, ledger);
+    }
+
+    fn submit(&mut self, world: &World, id: UniqueId, legs: Vec<Leg>, body: Bytes, options: SendOptions) {
         let time = self.clock.time(world.now);
         let options = options | SendOptions::BYTE_MESSAGE;
-        let (legs, _) = crate::stack::pass_gates(self.stack.gates(), options, body.len(), legs);
+        let (legs, admitted) = crate::stack::pass_gates(self.stack.gates(), options, body.len(), legs);
+        if !admitted {
+            return legs.into_iter().for_each(|leg| leg.fail(FaultCause::QueueFull));
+        }
         let message = Message::from_parts(id, options, time.epoch_millis, self.member.clone(), body.into());
         let mut msg = Outbound::new(message, legs);
         msg.urgency = Urgency::Attended;
         self.stack.handle_send(time, msg);
-        self.settle(world, ledger);
     }
 
     /// The local member has a new value.
@@ -244,13 +214,25 @@ impl Process {
         self.heartbeat(world, ledger);
     }
 
-    /// A clean stop: layers give what they hold, the group is told, what is still queued is reported.
+    /// A clean stop: application and layers give what they hold, the group is told, what is still queued is reported.
     pub(super) fn stop(mut self, world: &mut World, ledger: &mut Ledger) {
+        self.call(world, |app, cx| app.stopping(cx));
+        self.settle(world, ledger);
         self.stack.handle_stop(self.clock.time(world.now));
         self.settle(world, ledger);
         self.multicast(world, ledger, &member_package::package(&self.member.leaving()));
-        self.links.values_mut().for_each(|link| link.close(world, &FaultCause::Stopped));
+        self.links.values_mut().for_each(|link| link.finish(world));
         world.close_all(self.pid);
+        let (time, view) = (self.clock.time(world.now), self.stack.view().clone());
+        let Self { pid, member, mut host, stack, links, .. } = self;
+        // What layers still hold is reported when they go.
+        drop((stack, links));
+        if let Some(host) = &mut host {
+            for heard in host.unheard() {
+                heard.note(world, pid);
+                host.call(time, &member, &view, |app, cx| heard.tell(app, cx));
+            }
+        }
     }
 
     fn heartbeat(&self, world: &mut World, ledger: &Ledger) {
@@ -312,6 +294,7 @@ impl Process {
     fn settle(&mut self, world: &mut World, ledger: &mut Ledger) {
         let time = self.clock.time(world.now);
         loop {
+            self.post(world, ledger);
             if let Some(output) = self.roster.poll_output() {
                 match output {
                     roster::Output::Event(event) => self.stack.handle_event(time, event),
@@ -327,6 +310,9 @@ impl Process {
             link.pump(world, self.pid);
         }
         self.inbox.answer(world);
+        if let Some(host) = &mut self.host {
+            host.settled(world.now);
+        }
         self.due = self.next();
         ledger.check_view(world.now, self.pid.node, self.stack.view());
     }
@@ -335,8 +321,9 @@ impl Process {
         match output {
             Output::Transmit(msg) => self.transmit(world, ledger, msg),
             Output::Deliver(Inbound { message, reply }) => {
-                ledger.delivered(world, self.pid, message);
-                if self.rejects { reply.reject() } else { reply.accept() }
+                ledger.delivered(world, self.pid, message.clone());
+                let accepts = self.call(world, |app, cx| app.message(cx, &message)).unwrap_or(true);
+                if accepts && !self.rejects { reply.accept() } else { reply.reject() }
             }
             Output::Event(event) => {
                 let key = (event.member().address(), event.member().id());
@@ -344,7 +331,8 @@ impl Process {
                 if let Some(mut link) = gone {
                     link.close(world, &FaultCause::Unreachable);
                 }
-                ledger.event(world, self.pid, event);
+                ledger.event(world, self.pid, event.clone());
+                self.call(world, |app, cx| app.event(cx, &event));
             }
             Output::Probe { layer, member, request } => match ledger.node_at(member.address()) {
                 Some(node) => {
