@@ -12,12 +12,13 @@ use tribes::wire::{Frame, FrameDecoder, channel_data, frame, member_package};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("frame_stream", frame_stream),
     ("channel_data", channel_data),
     ("member_package", member_package),
     ("datagram", datagram),
     ("ack_stream", ack_stream),
+    ("session_message", session_message),
 ];
 
 /// A TCP connection: the first two bytes choose the cap and the size of the pieces, the rest is the stream.
@@ -114,4 +115,9 @@ pub fn ack_stream(data: &[u8]) {
         }
         assert!(buffer.len() < frame::ACK.len(), "nothing but the start of an acknowledgement waits");
     }
+}
+
+/// What a peer may tell a session engine: a length, a kind and a body, again and again.
+pub fn session_message(data: &[u8]) {
+    tribes::testing::session_messages(data);
 }

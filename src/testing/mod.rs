@@ -9,3 +9,9 @@
 
 pub mod conformance;
 pub mod simulator;
+
+/// Feeds an engine of sessions what a peer may say, for fuzzing: lengths, kinds and bodies. Panics when the engine does not stand it.
+#[doc(hidden)]
+pub fn session_messages(data: &[u8]) {
+    crate::session::engine::hostile::session_messages(data);
+}

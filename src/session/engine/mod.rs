@@ -27,6 +27,8 @@ mod fetch;
 #[cfg(test)]
 mod flaws;
 mod handover;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod hostile;
 mod message;
 mod peers;
 mod placement;
