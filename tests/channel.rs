@@ -124,7 +124,7 @@ fn one_dead_destination_among_three_is_the_only_fault() {
     let hub = Hub::new();
     let (a, b, c) = (start(&hub), start(&hub), start(&hub));
     let dead = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         Member::new(listener.local_addr().expect("bound"))
     };
     let (heard_b, _b) = messages(&b);

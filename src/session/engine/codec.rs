@@ -156,7 +156,7 @@ fn write(out: &mut BytesMut, message: &Message) {
         Message::Pull { request, slots, after, budget } => {
             put_varint(out, *request);
             put_list(out, slots, |out, slot| out.put_u16(*slot));
-            put_option(out, after.as_deref(), |out, key| put_bytes(out, key));
+            put_option(out, after.as_deref(), put_bytes);
             out.put_u32(*budget);
         }
         Message::Chunk(chunk) => {
@@ -167,7 +167,7 @@ fn write(out: &mut BytesMut, message: &Message) {
                 out.put_u64(done.digest);
                 out.put_u8(u8::from(done.complete));
             });
-            put_option(out, chunk.after.as_deref(), |out, key| put_bytes(out, key));
+            put_option(out, chunk.after.as_deref(), put_bytes);
         }
         Message::Digests { round, epoch_millis, root, slots } => {
             out.put_u32(*round);
@@ -491,7 +491,7 @@ impl<'a> Reader<'a> {
         let idle = self.varint()?;
         let keep = if has(part::KEEP) { self.varint()? } else { 0 };
         if has(part::ATTRIBUTES) {
-            record.attributes = self.attributes()?;
+            record.attributes = self.attributes()?.into();
         }
         Ok(Entry { key, record: Arc::new(record), base, idle, keep })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::attributes::Attributes;
 use super::message::{Entry, SwapOutcome, Want};
 use super::record::{Attribute, Death, Lease, Name, Record};
 use super::seen::Seen;
@@ -259,7 +260,7 @@ impl Engine {
             record.lease = Lease { version, millis: millis_of(lease) };
         }
         record.seen.add(version);
-        written(version, attributes).into_iter().for_each(|attribute| record.put(attribute));
+        written(version, attributes).iter().for_each(|attribute| record.put(attribute.clone()));
         self.merge_here(&to, &record);
         let (_, buried) = self.bury_as(key, None);
         self.event(key, What::Renamed(to.clone()), false);
@@ -535,7 +536,7 @@ fn millis_of(duration: Duration) -> u64 {
 }
 
 /// The attributes of a change, sorted; of two with one name, the last.
-fn written(version: Version, attributes: Vec<(Name, Option<Bytes>)>) -> Vec<Attribute> {
+fn written(version: Version, attributes: Vec<(Name, Option<Bytes>)>) -> Attributes {
     let mut record = Record::default();
     attributes.into_iter().for_each(|(name, value)| record.put(Attribute { name, version, value }));
     record.attributes

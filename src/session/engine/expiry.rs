@@ -153,7 +153,9 @@ impl Engine {
         let Some(reap) = self.expiry.reaps.get_mut(&request) else { return };
         let Some(at) = reap.waiting.iter().position(|member| member == from) else { return };
         reap.waiting.remove(at);
-        entries.iter().for_each(|touch| drop(reap.entries.remove(&touch.key)));
+        for touch in entries {
+            reap.entries.remove(&touch.key);
+        }
         entries.iter().for_each(|touch| self.receive_touch(touch));
         self.reap_if_agreed(request);
     }

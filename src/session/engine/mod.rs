@@ -17,6 +17,7 @@
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
+mod attributes;
 mod census;
 mod codec;
 mod commit;
@@ -29,6 +30,7 @@ mod flaws;
 mod handover;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod hostile;
+mod key;
 mod message;
 mod peers;
 mod placement;

@@ -1,5 +1,7 @@
 //! Who takes part: which members have this context, and in which phase each is.
 
+use std::collections::hash_map::Entry;
+
 use super::message::{Hello, Message, Phase};
 use super::placement::{Candidate, Placement, Site};
 use super::table::SLOTS;
@@ -184,13 +186,11 @@ impl Engine {
     pub(super) fn receive_hello(&mut self, from: &Member, hello: &Hello) {
         let strangers = self.peers.known.values().filter(|peer| !peer.in_view).count();
         self.peers.heard_clock(self.now.epoch_millis, hello.epoch_millis);
-        if !self.peers.known.contains_key(&from.id()) {
-            if strangers >= MAX_STRANGERS {
-                return;
-            }
-            self.peers.known.insert(from.id(), Peer::new(from.clone()));
-        }
-        let Some(peer) = self.peers.known.get_mut(&from.id()) else { return };
+        let peer = match self.peers.known.entry(from.id()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if strangers >= MAX_STRANGERS => return,
+            Entry::Vacant(place) => place.insert(Peer::new(from.clone())),
+        };
         let before = peer.phase.replace(hello.phase);
         peer.without = false;
         let in_view = peer.in_view;

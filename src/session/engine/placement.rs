@@ -89,7 +89,7 @@ impl Placement {
                     let chosen = &holders[first..];
                     let taken = chosen.contains(at);
                     let crowded = spread && chosen.iter().any(|held| candidates[usize::from(*held)].site.zone == *zone);
-                    if !taken && !(crowded && !chosen.is_empty()) {
+                    if !taken && !crowded {
                         holders.push(*at);
                     }
                 }
@@ -125,7 +125,7 @@ impl Placement {
     /// All members for a slot, best first, holders or not, regardless of zones.
     pub(crate) fn order(&self, slot: SlotId) -> Vec<&Member> {
         let mut ranks: Vec<_> = self.members.iter().map(|member| (draw(seed(member.address()), slot, 1), member)).collect();
-        ranks.sort_by(|a, b| b.0.cmp(&a.0));
+        ranks.sort_by_key(|(draw, _)| std::cmp::Reverse(*draw));
         ranks.into_iter().map(|(_, member)| member).collect()
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::attributes::Attributes;
 use super::seen::Seen;
 use super::version::Version;
 use crate::id::mix;
@@ -50,7 +51,7 @@ pub(crate) struct Record {
     pub(crate) lease: Lease,
     pub(crate) seen: Seen,
     /// Sorted by name.
-    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) attributes: Attributes,
 }
 
 /// Why a record is not alive.
@@ -219,7 +220,7 @@ impl Record {
     /// Lets go of what an expired entry held. It no longer claims to contain any write: should it live on elsewhere, all of it comes back.
     pub(crate) fn compact(&mut self) {
         debug_assert_eq!(self.death(), Some(Death::Lapsed), "only what has expired is let go of");
-        self.attributes = Vec::new();
+        self.attributes = Attributes::default();
         self.seen = Seen::default();
     }
 

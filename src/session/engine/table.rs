@@ -1,9 +1,8 @@
 //! What this member holds: slots of entries, each slot with a digest that is kept up to date.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
+pub(crate) use super::key::Key;
 use super::record::{Record, hash_bytes};
 use crate::id::mix;
 
@@ -12,9 +11,6 @@ pub(crate) const SLOTS: u16 = 1024;
 
 /// A slot's number, below [`SLOTS`].
 pub(crate) type SlotId = u16;
-
-/// A key as it is kept: a session id's 16 bytes, or what a map was given.
-pub(crate) type Key = Box<[u8]>;
 
 /// The slot that a key belongs to.
 pub(crate) fn slot_of(key: &[u8]) -> SlotId {
@@ -63,7 +59,7 @@ impl Held {
 /// One slot.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    entries: BTreeMap<Key, Held>,
+    entries: Entries,
     digest: u64,
     alive: usize,
     bytes: usize,
@@ -76,22 +72,66 @@ impl Slot {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.0.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.0.is_empty()
     }
 
     /// In the order of the keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Held)> {
-        self.entries.iter()
+        self.entries.after(None)
     }
 
     /// The entries behind `after`, in the order of the keys.
     pub(crate) fn after<'a>(&'a self, after: Option<&[u8]>) -> impl Iterator<Item = (&'a Key, &'a Held)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range::<[u8], _>((from, Bound::Unbounded))
+        self.entries.after(after)
+    }
+}
+
+/// The entries of one slot, sorted by key: dense, because there are many, and quick to extend at the end, as a transfer does.
+#[derive(Debug, Default)]
+struct Entries(Vec<(Key, Held)>);
+
+impl Entries {
+    fn position(&self, key: &[u8]) -> Result<usize, usize> {
+        match self.0.last() {
+            Some((last, _)) if **last < *key => Err(self.0.len()),
+            _ => self.0.binary_search_by(|(known, _)| (**known).cmp(key)),
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Held> {
+        self.position(key).ok().map(|at| &self.0[at].1)
+    }
+
+    fn get_mut(&mut self, key: &[u8]) -> Option<&mut Held> {
+        self.position(key).ok().map(|at| &mut self.0[at].1)
+    }
+
+    /// Of a key that is not there.
+    fn insert(&mut self, key: &[u8], held: Held) {
+        let at = self.position(key).unwrap_or_else(|at| at);
+        if self.0.len() == self.0.capacity() {
+            // Doubling would leave a quarter of it empty on average.
+            self.0.reserve_exact(4 + self.0.len() / 8);
+        }
+        self.0.insert(at, (key.into(), held));
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Held> {
+        let (_, held) = self.0.remove(self.position(key).ok()?);
+        if self.0.len() < self.0.capacity() / 2 {
+            self.0.shrink_to(self.0.len() + self.0.len() / 8);
+        }
+        Some(held)
+    }
+
+    /// The entries behind `key`, in the order of the keys.
+    fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&Key, &Held)> {
+        let from = key.map_or(0, |key| self.position(key).map_or_else(|at| at, |at| at + 1));
+        self.0[from..].iter().map(|(key, held)| (key, held))
     }
 }
 
@@ -154,7 +194,7 @@ impl Table {
         let old = self.remove(key);
         let slot = &mut self.slots[usize::from(slot_of(key))];
         Self::account(slot, &mut self.alive, &mut self.bytes, &Sums::default(), &Sums::of(key, &held));
-        slot.entries.insert(key.into(), held);
+        slot.entries.insert(key, held);
         self.entries += 1;
         old
     }
@@ -169,7 +209,7 @@ impl Table {
 
     /// Every entry of a slot, for what only this member knows about it.
     pub(crate) fn note_all(&mut self, slot: SlotId, mut note: impl FnMut(&[u8], &mut Held)) {
-        self.slots[usize::from(slot)].entries.iter_mut().for_each(|(key, held)| note(key, held));
+        self.slots[usize::from(slot)].entries.0.iter_mut().for_each(|(key, held)| note(key, held));
     }
 
     /// All entries, slot by slot.

@@ -29,12 +29,14 @@ pub(crate) struct Group {
     next_id: u128,
 }
 
+type Fetched = Result<Option<Arc<Record>>, FetchFault>;
+
 pub(crate) struct Node {
     pub(crate) member: Member,
     /// `None` once it has crashed.
     pub(crate) engine: Option<Engine>,
     pub(crate) committed: Vec<(Ticket, Result<Committed, CommitFault>)>,
-    pub(crate) fetched: Vec<(Ticket, Result<Option<Arc<Record>>, FetchFault>)>,
+    pub(crate) fetched: Vec<(Ticket, Fetched)>,
     pub(crate) swapped: Vec<(Ticket, Result<Committed, super::SwapFault>)>,
     pub(crate) events: Vec<Event>,
     pub(crate) drained: bool,
@@ -57,7 +59,7 @@ impl Group {
     /// So many members with this configuration, all of them ready.
     pub(crate) fn ready(count: usize, config: &Config) -> Self {
         let mut group = Self::new();
-        (0..count).for_each(|_| drop(group.join(config.clone())));
+        (0..count).for_each(|_| _ = group.join(config.clone()));
         group.run_for(Duration::from_secs(1));
         for node in 0..count {
             assert_eq!(group.engine(node).phase(), Phase::Ready, "member {node} is ready");

@@ -232,7 +232,7 @@ fn a_silent_source_is_left_for_another() {
 #[test]
 fn ten_that_start_together_are_all_complete() {
     let mut group = Group::new();
-    (0..10).for_each(|_| drop(group.join(backups(1))));
+    (0..10).for_each(|_| _ = group.join(backups(1)));
     // What each has loaded from somewhere before it heard of the others.
     for node in 0..10 {
         for number in 0..20 {
@@ -446,8 +446,7 @@ fn an_idle_entry_expires_on_all_replicas() {
     assert_eq!(holders_of(&group, &key), 2);
     group.run_for(SECOND * 4);
     assert_eq!(holders_of(&group, &key), 0);
-    let expired =
-        |node: &super::testkit::Node| node.events.iter().filter(|event| matches!(event.what, What::Expired { .. })).count();
+    let expired = |node: &testkit::Node| node.events.iter().filter(|event| matches!(event.what, What::Expired { .. })).count();
     assert_eq!(group.nodes.iter().map(expired).sum::<usize>(), 2, "either holder tells its listeners once");
     assert!(matches!(group.get(0, &key), Get::Absent));
 }

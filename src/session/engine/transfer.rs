@@ -200,7 +200,7 @@ impl Engine {
             };
             ranked.push((class, rank, member.clone()));
         }
-        ranked.sort_by(|a, b| (a.0, a.1, a.2.address()).cmp(&(b.0, b.1, b.2.address())));
+        ranked.sort_by_key(|(class, rank, member)| (*class, *rank, member.address()));
         ranked.into_iter().map(|(_, _, member)| member).collect()
     }
 

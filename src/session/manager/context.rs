@@ -14,7 +14,7 @@ use super::builder::Notify;
 use super::statistics::Statistics;
 use crate::channel::{GroupChannel, Listeners, Subscription};
 use crate::clock;
-use crate::session::engine::{Change, Config, Event, Name, What, hash_bytes};
+use crate::session::engine::{Change, Config, Event, Key, Name, What, hash_bytes};
 use crate::session::error::{CreateError, SetError, StartError};
 use crate::session::event::{RESERVED, SessionEvent};
 use crate::session::id::SessionId;
@@ -236,7 +236,7 @@ pub(crate) fn context_hash(kind: &str, name: &str) -> u64 {
     hash_bytes(&[kind.as_bytes(), &[0], name.as_bytes()].concat())
 }
 
-pub(super) fn ids(keys: Vec<Box<[u8]>>) -> Vec<SessionId> {
+pub(super) fn ids(keys: Vec<Key>) -> Vec<SessionId> {
     keys.iter().filter_map(|key| Some(SessionId::from_bytes(<[u8; 16]>::try_from(&**key).ok()?))).collect()
 }
 

@@ -32,8 +32,8 @@ fn any_record() -> impl Strategy<Value = Record> {
     let zero_or = || prop_oneof![Just(Version::ZERO), any_version()];
     (zero_or(), zero_or(), any::<u64>(), 0..2_u64, option::of((any_version(), any::<u64>())), any_seen(), attributes).prop_map(
         |(birth, death, touched, lapsed, lease, seen, attributes)| {
-            let lease = lease.map_or(Lease::default(), |(version, millis)| Lease { version, millis });
-            let mut record = Record { birth, death, touched, lapsed, lease, seen, attributes: Vec::new() };
+            let lease = lease.map_or_else(Lease::default, |(version, millis)| Lease { version, millis });
+            let mut record = Record { birth, death, touched, lapsed, lease, seen, attributes: Vec::new().into() };
             for (name, version, value, same) in attributes {
                 let version = if same { birth } else { version };
                 record.put(Attribute { name: name.as_str().into(), version, value });

@@ -15,7 +15,7 @@ fn attribute(name: &str, version: Version, value: Option<&'static str>) -> Attri
 
 fn record(birth: Version, attributes: Vec<Attribute>) -> Record {
     let seen = Seen::collect(attributes.iter().map(|attribute| attribute.version).chain([birth]).collect());
-    Record { birth, touched: birth.time, seen, attributes, ..Record::default() }
+    Record { birth, touched: birth.time, seen, attributes: attributes.into(), ..Record::default() }
 }
 
 /// Few times, nodes and names, so that everything meets everything.
@@ -36,7 +36,7 @@ fn any_record() -> impl Strategy<Value = Record> {
                 lapsed,
                 lease: Lease { version: lease, millis },
                 seen: Seen::collect(seen),
-                attributes: Vec::new(),
+                attributes: Vec::new().into(),
             };
             if birth.is_zero() {
                 return Record::tombstone(death);
