@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) fetch_timeout: Duration,
     /// After which another holder is asked.
     pub(crate) fetch_retry: Duration,
+    /// How long a member looks around for others before it takes itself for one of the first.
+    pub(crate) discovery: Duration,
     /// A joiner that is not complete by then serves with what it has.
     pub(crate) transfer_timeout: Duration,
     /// A source that has not answered by then is left for another.
@@ -66,6 +68,8 @@ impl Default for Config {
             hedge_after: Duration::from_millis(500),
             fetch_timeout: seconds(5),
             fetch_retry: Duration::from_millis(500),
+            // More than a heartbeat of the membership, in case the first was not heard.
+            discovery: Duration::from_millis(600),
             transfer_timeout: seconds(60),
             pull_timeout: seconds(2),
             chunk_bytes: 256 * 1024,

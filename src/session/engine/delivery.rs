@@ -132,8 +132,11 @@ impl Engine {
             }
             same
         });
-        if current == Some(true) {
-            self.handover_confirmed(key);
+        match current {
+            Some(true) => self.handover_confirmed(key),
+            // It has changed meanwhile.
+            Some(false) => self.repair_when_quiet(slot),
+            None => {}
         }
     }
 

@@ -72,7 +72,7 @@ impl Engine {
             if !held.is_alive() && authority {
                 return Get::Absent;
             }
-        } else if authority {
+        } else if authority && !self.is_meeting() {
             return Get::Absent;
         }
         self.fetch(key)
@@ -171,6 +171,7 @@ impl Engine {
     }
 
     pub(super) fn receive_fetched(&mut self, from: &Member, request: u64, answer: Found) {
+        let meeting = self.is_meeting();
         let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
         let Some(at) = fetch.silent.iter().position(|member| member == from) else { return };
         fetch.silent.remove(at);
@@ -196,7 +197,7 @@ impl Engine {
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }
             // A holder that has everything: what is not there was let go of, or never was.
-            Found::Absent if self.placement.rank(slot_of(&fetch.key), from).is_some() => {
+            Found::Absent if !meeting && self.placement.rank(slot_of(&fetch.key), from).is_some() => {
                 fetch.left.clear();
                 fetch.silent.clear();
                 self.fetch_ends(request);

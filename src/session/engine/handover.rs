@@ -1,9 +1,12 @@
 //! Letting go of what belongs to others: entries of slots that this member does not hold are guests, and stay until every holder has
 //! them as they are here.
 
+use std::collections::HashMap;
+
 use super::message::Phase;
 use super::table::{Key, SLOTS, SlotId, slot_of};
 use super::{Engine, Output};
+use crate::id::UniqueId;
 use crate::stack::Time;
 
 /// Guests are looked at after so many milliseconds, and again while there are any.
@@ -15,6 +18,8 @@ const MAX_OFFERS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Handover {
     due: Option<u64>,
+    /// When a slot was offered to a member: what that one wanted of it may be on its way.
+    offered: HashMap<(SlotId, UniqueId), u64>,
     drained: bool,
 }
 
@@ -29,6 +34,14 @@ impl Engine {
     pub(super) fn handover_soon(&mut self) {
         let at = self.millis() + SOON;
         self.handover.due = Some(self.handover.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// An offer was answered: when there is room for many more, they are made now.
+    pub(super) fn handover_answered(&mut self, slot: SlotId) {
+        if self.is_guest_slot(slot) && self.repair.under_way() <= MAX_OFFERS / 4 {
+            let now = self.millis();
+            self.handover.due = Some(self.handover.due.map_or(now, |due| due.min(now)));
+        }
     }
 
     fn is_guest_slot(&self, slot: SlotId) -> bool {
@@ -70,6 +83,7 @@ impl Engine {
             return;
         }
         self.handover.due = None;
+        self.handover.offered.retain(|_, at| now < *at + AGAIN);
         let mut guests = false;
         for slot in (0..SLOTS).filter(|slot| self.is_guest_slot(*slot) && !self.table.slot(*slot).is_empty()).collect::<Vec<_>>()
         {
@@ -101,7 +115,10 @@ impl Engine {
             // One that is joining pulls them itself, unless there is no time.
             let asks = self.peers.phase_of(&holder) == Some(Phase::Joining) && self.peers.phase() != Phase::Leaving;
             let missing = self.table.slot(slot).iter().any(|(_, held)| held.copies & super::bit(position) == 0);
-            if missing && !asks && self.repair.under_way() < MAX_OFFERS && !self.repair.is_offered(slot, &holder) {
+            let offered = self.handover.offered.contains_key(&(slot, holder.id())) || self.repair.is_offered(slot, &holder);
+            if missing && !asks && !offered && self.repair.under_way() < MAX_OFFERS {
+                let now = self.millis();
+                self.handover.offered.insert((slot, holder.id()), now);
                 self.offer(slot, &holder);
             }
         }

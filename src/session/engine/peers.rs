@@ -15,6 +15,8 @@ use crate::stack::Time;
 const HELLO_RETRY: u64 = 500;
 /// Members that have not answered for so long are not waited for any more.
 const HELLO_PATIENCE: u64 = 2_000;
+/// For so many milliseconds after two complete members have met, what is missing with one is asked of others.
+const MEETING: u64 = 5_000;
 /// Hellos of members that the channel does not show yet are kept, as many as this.
 const MAX_STRANGERS: usize = 256;
 
@@ -26,6 +28,8 @@ pub(super) struct Peers {
     since: u64,
     /// The next hello that is due to be said again.
     due: Option<u64>,
+    /// When a member was met that is complete itself, and may have entries that nobody here knows of.
+    met: Option<u64>,
     /// The furthest that a member's wall clock was apart from ours, in milliseconds.
     skew: u64,
 }
@@ -57,6 +61,11 @@ impl Peers {
     /// The others that have this context and are there.
     pub(super) fn present(&self) -> impl Iterator<Item = (&Member, Phase)> {
         self.known.values().filter(|peer| peer.in_view).filter_map(|peer| Some((&peer.member, peer.phase?)))
+    }
+
+    /// When the last of the others came.
+    pub(super) fn newest(&self) -> u64 {
+        self.known.values().filter(|peer| peer.in_view).map(|peer| peer.added).max().unwrap_or(0)
     }
 
     /// The phase of another member, when it takes part.
@@ -153,6 +162,12 @@ impl Engine {
             .all(|peer| peer.phase.is_some() || peer.without || now >= peer.added + HELLO_PATIENCE)
     }
 
+    /// Whether two parts of the group have just met, at the end of a partition or of a slow discovery. What is not here may be there, until
+    /// the parts have compared what they have.
+    pub(super) fn is_meeting(&self) -> bool {
+        self.peers.met.is_some_and(|at| self.millis() < at + MEETING)
+    }
+
     fn hello(&mut self, member: &Member, answer: bool) {
         let copies = match self.config.copies {
             Copies::Everywhere => u32::MAX,
@@ -196,6 +211,9 @@ impl Engine {
         let in_view = peer.in_view;
         if hello.answer {
             self.hello(from, false);
+        }
+        if before.is_none() && hello.phase == Phase::Ready && self.transfer_begun() {
+            self.peers.met = Some(self.millis());
         }
         if in_view && before != Some(hello.phase) {
             self.place();

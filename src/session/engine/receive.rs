@@ -66,6 +66,8 @@ impl Engine {
     fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
         for entry in entries {
             let (key, whole) = (entry.key.clone(), entry.base.is_none().then(|| entry.record.fingerprint()));
+            // A change of exactly what is here: then its sender has what will be here.
+            let shared = self.table.get(&key).is_some_and(|held| entry.base.as_ref() == Some(&held.record.seen));
             match self.take(entry) {
                 Taken::Here { .. } => {}
                 Taken::BaseMissing | Taken::Full => return false,
@@ -81,14 +83,18 @@ impl Engine {
                 // A guest, until the holders have it.
                 self.handover_soon();
             }
-            if self.placement.rank(slot, from).is_none() {
-                continue;
+            if self.placement.rank(slot, from).is_some() {
+                match (whole, fingerprint) {
+                    // This member has more than what came: the other side wants that too.
+                    (Some(theirs), Some(ours)) if theirs != ours => self.put_whole(from, [key.clone()], None),
+                    (Some(_), Some(ours)) => self.confirmed(&key, ours, from),
+                    (None, Some(ours)) if shared => self.confirmed(&key, ours, from),
+                    _ => {}
+                }
             }
-            match (whole, fingerprint) {
-                // This member has more than what came: the other side wants that too.
-                (Some(theirs), Some(ours)) if theirs != ours => self.put_whole(from, [key], None),
-                (Some(_), Some(ours)) => self.confirmed(&key, ours, from),
-                _ => {}
+            let others = self.others_mask(slot);
+            if self.table.get(&key).is_some_and(|held| held.copies & others != others) {
+                self.repair_when_quiet(slot);
             }
         }
         true

@@ -22,6 +22,8 @@ const MAX_OFFERS: usize = 8;
 const OFFER_LIFE: u64 = 2_000;
 /// A difference that was just found or made is looked at after so many milliseconds, and then less and less often.
 const SOON: u64 = 100;
+/// When no change has come for so many milliseconds, the other holders are asked whether they have them all.
+const QUIET: u64 = 500;
 
 #[derive(Debug, Default)]
 pub(super) struct Repair {
@@ -30,6 +32,8 @@ pub(super) struct Repair {
     next_offer: u32,
     round: u32,
     due: Option<u64>,
+    /// When all are compared with although nothing is known to be wrong: changes have come, and nobody says who else has them.
+    quiet_at: Option<u64>,
 }
 
 /// Where the comparison with one peer stands.
@@ -87,6 +91,15 @@ impl Engine {
     pub(super) fn repair_slot_soon(&mut self, slot: SlotId) {
         for holder in self.holders_but_me(slot) {
             self.repair_soon(&holder);
+        }
+    }
+
+    /// A change has come of which this member does not know who else has it. While changes come, the interval must do.
+    pub(super) fn repair_when_quiet(&mut self, slot: SlotId) {
+        if self.placement.rank(slot, &self.local).is_some() {
+            let at = self.millis() + QUIET;
+            self.repair.quiet_at = Some(at);
+            self.repair.due = Some(self.repair.due.map_or(at, |due| due.min(at)));
         }
     }
 
@@ -247,10 +260,12 @@ impl Engine {
             return;
         }
         let Some(offer) = self.repair.offers.remove(&offer) else { return };
+        let slot = offer.slot;
         let wanted: std::collections::HashSet<&[u8]> = keys.iter().map(|key| &**key).collect();
         let (give, have): (Vec<_>, Vec<_>) = offer.entries.into_iter().partition(|(key, _)| wanted.contains(&**key));
         have.iter().for_each(|(key, fingerprint)| self.confirmed(key, *fingerprint, from));
         self.put_whole(from, give.into_iter().map(|(key, _)| key), None);
+        self.handover_answered(slot);
         self.offer_differing(from);
     }
 
@@ -265,8 +280,12 @@ impl Engine {
             self.repair.due = None;
             return;
         }
+        let quiet = self.repair.quiet_at.is_some_and(|at| at <= now);
+        if quiet {
+            self.repair.quiet_at = None;
+        }
         let interval = millis(self.config.repair_interval);
-        let mut due: Vec<_> = self.repair.peers.values_mut().filter(|comparison| comparison.next_at <= now).collect();
+        let mut due: Vec<_> = self.repair.peers.values_mut().filter(|comparison| quiet || comparison.next_at <= now).collect();
         // Not all at one moment: each pair has a share of the interval of its own.
         for comparison in &mut due {
             let spread = mix(comparison.member.id().as_bytes()[8..].iter().fold(now, |sum, byte| mix(sum ^ u64::from(*byte))));
@@ -286,7 +305,8 @@ impl Engine {
             }
         }
         let offers = self.repair.offers.values().map(|offer| offer.deadline);
-        let next = self.repair.peers.values().map(|comparison| comparison.next_at).chain(offers).min();
+        let next =
+            self.repair.peers.values().map(|comparison| comparison.next_at).chain(offers).chain(self.repair.quiet_at).min();
         self.repair.due = next;
     }
 
@@ -297,7 +317,7 @@ impl Engine {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).max(1)
 }
 

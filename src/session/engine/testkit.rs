@@ -27,6 +27,10 @@ pub(crate) struct Group {
     /// Messages handed over so far.
     pub(crate) handed: usize,
     next_id: u128,
+    /// How long members look around.
+    pub(crate) discovery: Duration,
+    /// Whether a new member sees all others from the beginning.
+    pub(crate) shown_at_once: bool,
 }
 
 type Fetched = Result<Option<Arc<Record>>, FetchFault>;
@@ -53,7 +57,16 @@ pub(crate) struct Packet {
 
 impl Group {
     pub(crate) fn new() -> Self {
-        Self { now: Duration::ZERO, origin: crate::clock::now(), nodes: Vec::new(), wire: VecDeque::new(), handed: 0, next_id: 1 }
+        Self {
+            now: Duration::ZERO,
+            origin: crate::clock::now(),
+            nodes: Vec::new(),
+            wire: VecDeque::new(),
+            handed: 0,
+            next_id: 1,
+            discovery: Duration::from_millis(1),
+            shown_at_once: true,
+        }
     }
 
     /// So many members with this configuration, all of them ready.
@@ -84,12 +97,8 @@ impl Group {
         self.next_id += 1;
         let id = UniqueId::from_random(Capabilities::ALL, self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834));
         let member = Member::new(address).with_id(id).with_payload(payload);
-        let mut engine = Engine::new(config, member.clone(), self.time());
-        let time = self.time();
-        for other in self.nodes.iter_mut().filter(|node| node.engine.is_some()) {
-            engine.member_added(time, &other.member);
-            other.engine.as_mut().expect("it runs").member_added(time, &member);
-        }
+        let config = Config { discovery: self.discovery, ..config };
+        let engine = Engine::new(config, member.clone(), self.time());
         self.nodes.push(Node {
             member,
             engine: Some(engine),
@@ -100,8 +109,22 @@ impl Group {
             drained: false,
             deaf: false,
         });
+        let node = self.nodes.len() - 1;
+        if self.shown_at_once {
+            (0..node).for_each(|other| self.show(node, other));
+        }
         self.collect();
-        self.nodes.len() - 1
+        node
+    }
+
+    /// Two members are shown to each other, if both run.
+    pub(crate) fn show(&mut self, one: usize, other: usize) {
+        let time = self.time();
+        let members = [one, other].map(|node| self.nodes[node].member.clone());
+        if [one, other].iter().all(|node| self.nodes[*node].engine.is_some()) {
+            self.with(one, |engine, _| engine.member_added(time, &members[1]));
+            self.with(other, |engine, _| engine.member_added(time, &members[0]));
+        }
     }
 
     /// A member dies, and everybody sees it at once.

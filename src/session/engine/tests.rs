@@ -389,6 +389,95 @@ fn draining_moves_everything_and_says_so() {
 }
 
 #[test]
+fn draining_many_slots_takes_no_second_for_each_few() {
+    let mut group = Group::ready(4, &backups(1));
+    (0..5_000).for_each(|number| group.create(number as usize % 4, &key(number), "n", "1"));
+    group.run_for(SECOND * 2);
+    group.with(3, |engine, now| engine.drain(now));
+    group.run_for(SECOND / 2);
+    assert!(group.nodes[3].drained);
+}
+
+#[test]
+fn a_newcomer_to_whom_the_others_are_shown_late_does_not_take_itself_for_the_first() {
+    let mut group = Group::ready(3, &everywhere());
+    (0..20).for_each(|number| group.create(0, &key(number), "n", "1"));
+    group.run_for(SECOND);
+    (group.discovery, group.shown_at_once) = (SECOND / 2, false);
+    let joiner = group.join(everywhere());
+    for other in 0..3 {
+        group.run_for(SECOND / 50);
+        assert_eq!(group.engine(joiner).phase(), Phase::Joining);
+        assert!(!matches!(group.get(joiner, &key(1)), Get::Here(_)));
+        group.show(joiner, other);
+    }
+    group.run_for(SECOND / 10);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    (0..20).for_each(|number| assert!(matches!(group.get(joiner, &key(number)), Get::Here(_)), "entry {number}"));
+    // Who really is the first serves after a while.
+    let mut alone = Group::new();
+    (alone.discovery, alone.shown_at_once) = (SECOND / 2, false);
+    alone.join(everywhere());
+    alone.run_for(SECOND);
+    assert_eq!(alone.engine(0).phase(), Phase::Ready);
+}
+
+#[test]
+fn what_one_part_of_the_group_has_is_found_on_the_other_as_soon_as_they_meet() {
+    for config in [everywhere(), backups(1)] {
+        let mut group = Group::ready(2, &config);
+        (0..50).for_each(|number| group.create(0, &key(number), "n", "1"));
+        group.run_for(SECOND);
+        group.shown_at_once = false;
+        let others = [group.join(config.clone()), group.join(config)];
+        group.show(others[0], others[1]);
+        group.run_for(SECOND);
+        for (one, other) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+            group.show(one, other);
+        }
+        group.settle();
+        assert_eq!(group.engine(2).phase(), Phase::Ready, "it took itself for complete");
+        for (number, node) in (0..50).flat_map(|number| (0..4).map(move |node| (number, node))) {
+            let found = match group.get(node, &key(number)) {
+                Get::Asking(ticket) => {
+                    group.settle();
+                    let (answered, found) = group.nodes[node].fetched.pop().expect("an answer");
+                    assert_eq!(answered, ticket);
+                    found.expect("everybody answers").is_some()
+                }
+                got => matches!(got, Get::Here(_)),
+            };
+            assert!(found, "entry {number} on member {node}");
+        }
+    }
+}
+
+#[test]
+fn who_takes_a_change_knows_that_its_sender_has_it() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    group.set(0, &key, "n", "2");
+    group.settle();
+    let backup = holder(&group, 0, &key, 1);
+    assert!(group.engine(0).at_risk().is_empty());
+    assert!(group.engine(backup).at_risk().is_empty());
+}
+
+#[test]
+fn what_others_have_changed_is_not_called_at_risk_for_long() {
+    for (config, interval) in [(everywhere(), SECOND * 3600), (backups(1), SECOND * 3600)] {
+        let mut group = Group::ready(4, &Config { repair_interval: interval, ..config });
+        (0..50).for_each(|number| group.create(number as usize % 4, &key(number), "n", "1"));
+        group.run_for(SECOND * 3);
+        for node in 0..4 {
+            assert_eq!(group.engine(node).at_risk(), Vec::<Key>::new(), "on member {node}");
+        }
+    }
+}
+
+#[test]
 fn a_frozen_backup_gets_company() {
     let mut group = Group::ready(4, &backups(1));
     let key = owned_by(&group, 0);

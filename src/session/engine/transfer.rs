@@ -7,20 +7,24 @@
 use std::collections::BTreeMap;
 
 use super::message::{Chunk, Done, Entry, Message, Phase};
+use super::repair::millis;
 use super::table::{Key, SLOTS, SlotId};
-use super::{Engine, bit};
+use super::{EPOCH, Engine, bit};
 use crate::id::UniqueId;
 use crate::member::Member;
 
 /// A slot whose sources were all silent is begun again after so many milliseconds.
 const RETRY: u64 = 200;
+/// Who has found a member that is complete begins when no other has come for so many milliseconds: those that are there answer a
+/// newcomer together.
+const QUIET: u64 = 50;
 
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
     filling: BTreeMap<SlotId, Fill>,
     requests: BTreeMap<u64, Request>,
     due: Option<u64>,
-    /// Whether this member has looked around: before, it does not know who is there already.
+    /// Whether this member has looked around: before, it does not know who is there already, and must not take itself for the first.
     begun: bool,
     /// When this member gives up being complete before it serves.
     serve_at: Option<u64>,
@@ -71,6 +75,11 @@ impl Engine {
         self.transfer.filling.remove(&slot);
     }
 
+    /// Whether this member has begun to get what there is, from those that it knew then.
+    pub(super) fn transfer_begun(&self) -> bool {
+        self.transfer.begun
+    }
+
     /// A member came, or said what it is.
     pub(super) fn transfer_peers_changed(&mut self) {
         self.pull();
@@ -103,9 +112,12 @@ impl Engine {
     fn pull(&mut self) {
         let now = self.millis();
         if !self.transfer.begun {
-            // The members that are there are told to an engine right after it is made.
-            self.transfer.due.get_or_insert(now + 1);
-            return;
+            let begin_at = self.begin_at();
+            if now < begin_at {
+                self.transfer.due = Some(begin_at);
+                return;
+            }
+            self.transfer.begun = true;
         }
         if self.peers.phase() == Phase::Joining {
             #[cfg(test)]
@@ -154,6 +166,14 @@ impl Engine {
             }
         }
         self.transfer_arm();
+    }
+
+    /// When this member has looked around for long enough. A channel shows its members one after another, some time after it has
+    /// started.
+    fn begin_at(&self) -> u64 {
+        let limit = EPOCH + millis(self.config.discovery);
+        let complete = self.peers.present().any(|(_, phase)| phase != Phase::Joining);
+        if complete && self.all_heard() { limit.min(self.peers.newest() + QUIET) } else { limit }
     }
 
     fn transfer_arm(&mut self) {
@@ -303,7 +323,6 @@ impl Engine {
         if self.transfer.due.is_none_or(|due| due > now) {
             return;
         }
-        self.transfer.begun = true;
         let late: Vec<_> =
             self.transfer.requests.iter().filter(|(_, request)| request.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
