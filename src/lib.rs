@@ -29,6 +29,8 @@
 //! | [`membership`] | who is there: the trait, multicast, static lists, in memory | sockets, threads |
 //! | [`transport`] | how messages travel: the traits, TCP, UDP, in memory | sockets, threads |
 //! | [`wire`] | the bytes of Tribes, as pure functions | none |
+//! | [`session`] | replicated sessions on a channel: `BackupManager`, `DeltaManager`, stores, routes | a thread, files |
+//! | [`map`] | the same for other data: `ReplicatedMap` | a thread |
 //! | [`session`] | session ids, routes for balancers, stores of records | files |
 #![cfg_attr(
     feature = "testing",
@@ -42,7 +44,8 @@
 //! A channel has few threads, and all are named. `tribes-timers` runs timers and what plug-ins report; `tribes-multicast` hears and
 //! sends heartbeats; `tribes-receive-N` take messages in and run the listeners; `tribes-send` writes what is queued.
 //! `tribes-udp` and `tribes-udp-acks` belong to a `UdpTransport`, where there is one.
-//! `tribes-events` runs the membership listeners and is there only while there is something to tell. Callers that wait for an
+//! `tribes-events` runs the membership listeners and is there only while there is something to tell; listeners of sessions and maps have
+//! one of their own. `tribes-session` keeps the time of one manager or map. Callers that wait for an
 //! acknowledgement write their message and read its answer themselves.
 //!
 //! # Features
@@ -67,6 +70,7 @@ mod message;
 mod options;
 
 pub mod interceptors;
+pub mod map;
 pub mod membership;
 pub mod session;
 pub mod stack;

@@ -1,10 +1,19 @@
 //! Sessions over TCP on the loopback interface, several members in one process.
 
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tribes::GroupChannel;
+use tribes::map::ReplicatedMap;
 use tribes::membership::memory::Hub;
-use tribes::session::{BackupManager, Confirm, DeltaManager, Manager, Session};
+use tribes::session::{
+    BackupManager, CommitError, Confirm, CreateError, DeltaManager, Manager, ReplaceError, Session, SessionEvent, SetError,
+    StartError,
+};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 
 /// Far above what anything here takes.
@@ -88,4 +97,369 @@ fn a_delta_session_gets_everywhere_without_being_waited_for() {
     session.set("round", "50").expect("allowed");
     let receipt = session.commit_with(Confirm::All).expect("committed");
     assert_eq!((receipt.wanted, receipt.confirmed.len()), (2, 2));
+}
+
+#[test]
+fn an_invalidated_session_is_gone_everywhere() {
+    let channels = group(3);
+    let managers = deltas(&channels);
+    let mut session = managers[0].create().expect("room");
+    let id = session.id();
+    session.set("user", "anna").expect("allowed");
+    session.commit_with(Confirm::All).expect("committed");
+    let mut late = managers[1].get(&id).expect("an answer").expect("it is there");
+    let elsewhere = managers[2].get(&id).expect("an answer").expect("it is there");
+    elsewhere.invalidate().expect("removed");
+    for manager in &managers {
+        until("it is gone", || manager.get(&id).expect("an answer").is_none());
+    }
+    assert!(!late.is_valid() && !session.is_valid());
+    late.set("user", "eve").expect("allowed");
+    assert_eq!(late.commit().expect_err("too late"), CommitError::Removed);
+    assert!(!late.is_dirty(), "it has been said that this is lost");
+    assert!(managers[1].statistics().late_updates > 0);
+}
+
+#[test]
+fn another_id_is_one_step() {
+    let channels = group(2);
+    let managers = backups(&channels);
+    let mut session = managers[0].create().expect("room");
+    session.set("cart", "full").expect("allowed");
+    session.commit().expect("committed");
+    let (old, created) = (session.id(), session.created());
+    session.set_principal(Some("anna"));
+    let receipt = session.change_id().expect("changed");
+    assert!(receipt.is_met());
+    assert_ne!(session.id(), old);
+    for manager in &managers {
+        assert!(manager.get(&old).expect("an answer").is_none(), "the old id is dead");
+        let found = manager.get(&session.id()).expect("an answer").expect("it goes on");
+        assert_eq!(text(&found, "cart").as_deref(), Some("full"));
+        assert_eq!(found.principal().as_deref(), Some("anna"));
+        assert_eq!(found.created(), created);
+        assert_eq!(found.names().collect::<Vec<_>>(), ["cart"], "what the session keeps for itself is no attribute");
+    }
+    session.set("cart", "empty").expect("allowed");
+    assert!(session.commit().expect("it goes on").is_met());
+}
+
+#[test]
+fn a_session_that_nobody_uses_expires_everywhere() {
+    let channels = group(2);
+    let expired = Arc::new(Mutex::new(Vec::new()));
+    let managers: Vec<_> = channels
+        .iter()
+        .map(|channel| {
+            let told = Arc::clone(&expired);
+            BackupManager::builder("/shop")
+                .max_inactive(Duration::from_millis(300))
+                .expiry_interval(Duration::from_millis(100))
+                .on_event(move |event| {
+                    if let SessionEvent::Expired { id, remote, .. } = event {
+                        told.lock().expect("nobody panics").push((*id, *remote));
+                    }
+                })
+                .start(channel)
+                .expect("it starts")
+        })
+        .collect();
+    all_ready(&managers);
+    let mut session = managers[0].create().expect("room");
+    session.set("user", "anna").expect("allowed");
+    session.commit().expect("committed");
+    let mut kept = managers[0].create().expect("room");
+    kept.set_max_inactive(Duration::ZERO);
+    kept.commit().expect("committed");
+    for manager in &managers {
+        until("it has expired", || !manager.session_ids().contains(&session.id()));
+        assert!(manager.get(&session.id()).expect("an answer").is_none());
+        assert!(manager.get(&kept.id()).expect("an answer").is_some(), "zero means for ever");
+    }
+    until("both were told", || expired.lock().expect("nobody panics").len() == 2);
+    let mut told = expired.lock().expect("nobody panics").clone();
+    told.sort_unstable();
+    assert_eq!(told, [(session.id(), false), (session.id(), true)]);
+    assert_eq!(managers.iter().map(|manager| manager.statistics().expired).sum::<u64>(), 1, "one member decides");
+}
+
+#[test]
+fn changes_of_different_attributes_all_survive() {
+    let channels = group(2);
+    let managers = backups(&channels);
+    let mut session = managers[0].create().expect("room");
+    session.commit().expect("committed");
+    let id = session.id();
+    thread::scope(|scope| {
+        for (number, manager) in managers.iter().chain(&managers).enumerate() {
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let mut session = manager.get(&id).expect("an answer").expect("it is there");
+                    session.set(&format!("of {number}"), round.to_string()).expect("allowed");
+                    session.commit().expect("committed");
+                }
+            });
+        }
+    });
+    for manager in &managers {
+        let session = manager.get(&id).expect("an answer").expect("it is there");
+        for number in 0..4 {
+            until("all are there", || {
+                let session = manager.get(&id).expect("an answer").expect("it is there");
+                text(&session, &format!("of {number}")).as_deref() == Some("49")
+            });
+        }
+        assert_eq!(session.names().count(), 4);
+    }
+    assert_eq!(managers.iter().map(|manager| manager.statistics().conflicts).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_counter_that_is_replaced_on_a_condition_loses_nothing() {
+    let channels = group(2);
+    let managers = backups(&channels);
+    let mut session = managers[0].create().expect("room");
+    let id = session.id();
+    session.replace_if("count", None, Some("0".into())).expect("a new session is committed first");
+    assert!(matches!(session.replace_if("count", None, Some("1".into())), Err(ReplaceError::Conflict { current: Some(_) })));
+    let conflicts = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for manager in &managers {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    loop {
+                        let mut session = manager.get(&id).expect("an answer").expect("it is there");
+                        let count: u32 = text(&session, "count").expect("it is there").parse().expect("a number");
+                        let more = Some((count + 1).to_string().into());
+                        match session.replace_if("count", session.version("count"), more) {
+                            Ok(receipt) => {
+                                assert_eq!(session.version("count"), Some(receipt.version));
+                                break;
+                            }
+                            Err(ReplaceError::Conflict { .. }) => conflicts.fetch_add(1, Ordering::Relaxed),
+                            Err(error) => panic!("{error}"),
+                        };
+                    }
+                }
+            });
+        }
+    });
+    for manager in &managers {
+        until("all are counted", || {
+            text(&manager.get(&id).expect("an answer").expect("it is there"), "count").as_deref() == Some("40")
+        });
+    }
+}
+
+#[test]
+fn contexts_of_one_channel_are_apart() {
+    let channels = group(2);
+    let shop = backups(&channels);
+    let blog: Vec<_> =
+        channels.iter().map(|channel| BackupManager::builder("/blog").start(channel).expect("it starts")).collect();
+    all_ready(&blog);
+    let mut session = shop[0].create().expect("room");
+    session.set("cart", "full").expect("allowed");
+    session.commit().expect("committed");
+    for manager in &blog {
+        assert!(manager.get(&session.id()).expect("an answer").is_none());
+        assert_eq!(manager.statistics().active, 0);
+    }
+    let error = BackupManager::builder("/shop").start(&channels[0]).expect_err("it is there");
+    assert!(matches!(&error, StartError::NameTaken { name, .. } if name == "/shop"), "{error}");
+    DeltaManager::builder("/shop").start(&channels[0]).expect("another kind is another context");
+    shop[0].stop();
+    assert_eq!(shop[0].create().expect_err("stopped"), CreateError::Stopped);
+    assert_eq!(session.commit().expect_err("stopped"), CommitError::Stopped);
+    BackupManager::builder("/shop").start(&channels[0]).expect("the name is free again");
+}
+
+#[test]
+fn who_does_not_hold_a_session_reads_and_writes_it_all_the_same() {
+    let channels = group(4);
+    let managers = backups(&channels);
+    let mut session = managers[0].create().expect("room");
+    session.set("cart", "1").expect("allowed");
+    let receipt = session.commit().expect("committed");
+    let holders = [vec![channels[0].local()], receipt.confirmed].concat();
+    let others: Vec<_> = (0..4).filter(|at| !holders.contains(&channels[*at].local())).collect();
+    assert_eq!(others.len(), 2, "an owner and a backup");
+    for at in &others {
+        let found = managers[*at].get(&session.id()).expect("an answer").expect("it is there");
+        assert_eq!(text(&found, "cart").as_deref(), Some("1"));
+    }
+    let mut found = block_on(managers[others[0]].find(&session.id())).expect("an answer").expect("it is there");
+    found.set("cart", "2").expect("allowed");
+    block_on(found.start_commit()).expect("committed");
+    for manager in &managers {
+        until("all see it", || {
+            let found = manager.get(&session.id()).expect("an answer").expect("it is there");
+            text(&found, "cart").as_deref() == Some("2")
+        });
+    }
+    until("it is where it belongs", || others.iter().all(|at| managers[*at].statistics().guests == 0));
+}
+
+#[test]
+fn a_member_that_drains_leaves_nothing_behind() {
+    let channels = group(3);
+    let managers = backups(&channels);
+    let ids: Vec<_> = (0..60)
+        .map(|number| {
+            let mut session = managers[number % 3].create().expect("room");
+            session.set("number", number.to_string()).expect("allowed");
+            session.commit_with(Confirm::None).expect("made");
+            session.id()
+        })
+        .collect();
+    let drained = managers[0].drain(PATIENCE);
+    assert_eq!(drained.remaining, []);
+    assert!(drained.moved > 0);
+    channels[0].stop();
+    for (number, id) in ids.iter().enumerate() {
+        for manager in &managers[1..] {
+            let found = manager.get(id).expect("an answer").unwrap_or_else(|| panic!("{id:?} is lost"));
+            assert_eq!(text(&found, "number"), Some(number.to_string()));
+        }
+    }
+    until("there are two copies of each", || managers[1..].iter().all(|manager| manager.at_risk().is_empty()));
+}
+
+#[test]
+fn changes_that_nobody_commits_are_counted() {
+    let channels = group(1);
+    let managers = backups(&channels);
+    let dropped = || managers[0].statistics().uncommitted_drops;
+    drop(managers[0].create().expect("room"));
+    assert_eq!(dropped(), 1);
+    let mut session = managers[0].create().expect("room");
+    session.set("cart", "full").expect("allowed");
+    let receipt = session.commit().expect("alone, all the same");
+    assert!(!receipt.is_met() && receipt.confirmed.is_empty());
+    assert_eq!(managers[0].at_risk(), [session.id()]);
+    session.remove("cart");
+    assert!(session.is_dirty());
+    let id = session.id();
+    drop(session);
+    assert_eq!(dropped(), 2);
+    let mut session = managers[0].get(&id).expect("an answer").expect("it is there");
+    assert_eq!(text(&session, "cart").as_deref(), Some("full"));
+    session.set("cart", "empty").expect("allowed");
+    session.discard();
+    drop(session);
+    assert_eq!(dropped(), 2);
+    let statistics = managers[0].statistics();
+    assert_eq!((statistics.created, statistics.active, statistics.owned, statistics.members), (1, 1, 1, 0));
+}
+
+#[test]
+fn filters_and_limits_say_no() {
+    let channels = group(1);
+    let manager = DeltaManager::builder("/shop")
+        .max_active(1)
+        .attribute_name_filter(|name| !name.starts_with("local."))
+        .attribute_value_filter(|_, value| value.len() <= 4)
+        .start(&channels[0])
+        .expect("it starts");
+    let mut session = manager.create().expect("room");
+    assert_eq!(session.set("local.cache", ""), Err(SetError::Filtered { name: "local.cache".into() }));
+    assert_eq!(session.set("page", "12345"), Err(SetError::Filtered { name: "page".into() }));
+    assert_eq!(session.set("\0principal", "eve"), Err(SetError::Reserved));
+    session.set("page", "1234").expect("allowed");
+    session.commit().expect("made");
+    assert_eq!(manager.create().expect_err("one is enough"), CreateError::TooMany { limit: 1 });
+    assert_eq!(manager.statistics().rejected, 1);
+}
+
+#[test]
+fn listeners_hear_of_what_happens_in_order() {
+    let channels = group(2);
+    let (tell, told) = mpsc::channel();
+    let managers: Vec<_> = channels
+        .iter()
+        .enumerate()
+        .map(|(at, channel)| {
+            let tell = Mutex::new(tell.clone());
+            let note = move |event: &SessionEvent| {
+                let what = match event {
+                    SessionEvent::Created { .. } => "created".to_owned(),
+                    SessionEvent::Changed { written, .. } => format!("changed {}", written[0].name),
+                    SessionEvent::IdChanged { .. } => "another id".to_owned(),
+                    SessionEvent::Invalidated { .. } => "invalidated".to_owned(),
+                    other => format!("{other:?}"),
+                };
+                assert_eq!(event.is_remote(), at == 1);
+                drop(tell.lock().expect("nobody panics").send((at, what)));
+            };
+            DeltaManager::builder("/shop").confirm(Confirm::All).on_event(note).start(channel).expect("it starts")
+        })
+        .collect();
+    all_ready(&managers);
+    let mut session = managers[0].create().expect("room");
+    session.set("a", "1").expect("allowed");
+    session.commit().expect("committed");
+    session.set("b", "2").expect("allowed");
+    session.commit().expect("committed");
+    session.invalidate().expect("removed");
+    let mut heard = [Vec::new(), Vec::new()];
+    for _ in 0..8 {
+        let (at, what) = told.recv_timeout(PATIENCE).expect("an event");
+        heard[at].push(what);
+    }
+    let expected = ["created", "changed a", "changed b", "invalidated"];
+    assert_eq!(heard, [expected, expected]);
+}
+
+#[test]
+fn a_map_is_shared_by_all() {
+    let channels = group(3);
+    let maps: Vec<_> =
+        channels.iter().map(|channel| ReplicatedMap::builder("stock").start(channel).expect("it starts")).collect();
+    for map in &maps {
+        assert!(map.wait_ready(PATIENCE));
+        until("all are known", || map.statistics().members == 2);
+    }
+    for number in 0..30_u32 {
+        let map = &maps[number as usize % 3];
+        let receipt = map.put(number.to_string(), number.to_string()).expect("put");
+        assert!(receipt.is_met());
+    }
+    for map in &maps {
+        for number in 0..30_u32 {
+            assert_eq!(map.get(number.to_string()).expect("an answer").as_deref(), Some(number.to_string().as_bytes()));
+        }
+    }
+    assert!(maps[0].put("", "nothing").is_err());
+    let found = maps[1].find("7").wait().expect("an answer").expect("it is there");
+    maps[2].replace_if("7", Some(found.version), "seven").expect("it is still so");
+    assert!(matches!(maps[0].replace_if("7", Some(found.version), "six"), Err(ReplaceError::Conflict { .. })));
+    assert!(matches!(maps[0].replace_if("7", None, "six"), Err(ReplaceError::Conflict { .. })));
+    maps[0].replace_if("new", None, "here").expect("there was none");
+    assert_eq!(maps[1].get("new").expect("an answer").as_deref(), Some(&b"here"[..]));
+    maps[1].remove("7").expect("removed");
+    for map in &maps {
+        until("it is gone", || !map.contains("7").expect("an answer"));
+    }
+    assert!(maps[0].drain(PATIENCE).is_empty());
+    channels[0].stop();
+    for map in &maps[1..] {
+        assert_eq!(map.get("8").expect("an answer").as_deref(), Some(&b"8"[..]));
+    }
+}
+
+/// The smallest of all executors.
+fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park_timeout(PATIENCE),
+        }
+    }
 }

@@ -29,9 +29,6 @@ pub enum StartError {
         #[source]
         error: io::Error,
     },
-    /// A setting makes no sense.
-    #[error("{0}")]
-    Setting(&'static str),
 }
 
 impl StartError {
@@ -133,6 +130,9 @@ pub enum CommitError {
     /// More than 4096 attributes, or 64 MiB. The change is still in the handle.
     #[error("it would have more than 4096 attributes, or more than 64 MiB")]
     TooLarge,
+    /// The key is empty, or longer than a key of a map may be; so many bytes.
+    #[error("a key has 1 to 1024 bytes, not {0}")]
+    Key(usize),
     /// Another entry has this id or key.
     #[error("its id is taken")]
     Taken,

@@ -2,7 +2,7 @@
 //!
 //! A [`BackupManager`] keeps each session on its owner and `k` backups, a [`DeltaManager`] on every member. Both give
 //! [`Session`]s: read, changed, and [committed](Session::commit), which says in a [receipt](CommitReceipt) which members hold the change.
-//! For data that is no session, there is the `ReplicatedMap` on the same engine.
+//! For data that is no session, there is the [`ReplicatedMap`](crate::map::ReplicatedMap) on the same engine.
 //!
 //! | to | look at |
 //! | --- | --- |
@@ -31,6 +31,8 @@ pub use engine::Version;
 pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, StartError};
 pub use event::{SessionEvent, Written};
 pub use id::{ParseSessionIdError, SessionId};
+pub(crate) use manager::context_hash;
 pub use manager::{Backup, BackupManager, Delta, DeltaManager, Drained, Finding, Manager, ManagerBuilder, Notify, Statistics};
 pub use outcome::{CommitReceipt, Confirm};
+pub(crate) use session::receipt;
 pub use session::{Committing, Session};

@@ -255,18 +255,18 @@ impl Session {
     /// it. It can be awaited on any executor.
     pub fn start_commit(&mut self) -> Committing {
         if let Err(error) = self.check_open() {
-            return Committing(Progress::Known(Some(Err(error))));
+            return Committing::known(Err(error));
         }
         if let Some(receipt) = self.unchanged() {
-            return Committing(Progress::Known(Some(Ok(receipt))));
+            return Committing::known(Ok(receipt));
         }
         let want = self.context.confirm().want();
         match self.context.replica().start_commit(self.id.as_bytes(), self.change_to_make(), want) {
             Ok(begun) => {
                 self.made(begun.record);
-                Committing(Progress::Waiting(begun.outcome))
+                Committing::waiting(begun.outcome)
             }
-            Err(refusal) => Committing(Progress::Known(Some(Err(self.refused(refusal.into()))))),
+            Err(refusal) => Committing::known(Err(self.refused(refusal.into()))),
         }
     }
 
@@ -522,6 +522,14 @@ enum Progress {
 }
 
 impl Committing {
+    pub(crate) fn known(outcome: Result<CommitReceipt, CommitError>) -> Self {
+        Self(Progress::Known(Some(outcome)))
+    }
+
+    pub(crate) fn waiting(outcome: Pending<Result<Committed, CommitFault>>) -> Self {
+        Self(Progress::Waiting(outcome))
+    }
+
     /// Blocks until the outcome is known.
     ///
     /// # Errors

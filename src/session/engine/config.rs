@@ -49,6 +49,8 @@ pub(crate) struct Config {
     /// Caps on what others can make this member hold.
     pub(crate) max_entries: usize,
     pub(crate) max_bytes: usize,
+    /// Whether a swap that expects nothing makes an entry where there is none.
+    pub(crate) swap_creates: bool,
     /// Whether changes are told as events.
     pub(crate) events: bool,
     /// Bugs that tests plant to see that they are found.
@@ -80,6 +82,7 @@ impl Default for Config {
             max_skew: seconds(5 * 60),
             max_entries: 10_000_000,
             max_bytes: 4 << 30,
+            swap_creates: false,
             events: true,
             #[cfg(test)]
             flaws: super::flaws::Flaws::default(),

@@ -90,7 +90,16 @@ impl Engine {
         let Condition { name, expected, value } = condition;
         let complete = self.slots[usize::from(slot_of(key))].complete;
         let Some(held) = self.table.get(key).filter(|held| held.is_alive()) else {
-            return Err(if complete { SwapFault::Absent } else { SwapFault::Silent });
+            if !complete {
+                return Err(SwapFault::Silent);
+            }
+            if !(self.config.swap_creates && expected.is_zero()) {
+                return Err(SwapFault::Absent);
+            }
+            let attributes = vec![(name, value)];
+            // Whatever dead entry there is makes room.
+            let birth = Change::Replace { lease: self.config.lease, attributes };
+            return self.commit_for(whom, key, birth, want).map(drop).map_err(SwapFault::Refused);
         };
         let current = held.record.attribute(&name).map_or(Version::ZERO, |attribute| attribute.version);
         if current != expected {

@@ -158,7 +158,7 @@ impl<K> ManagerBuilder<K> {
     ///
     /// # Errors
     ///
-    /// When the channel has one of this kind and name, a setting makes no sense, or there is no thread for it.
+    /// When the channel has one of this kind and name, or there is no thread for it.
     pub fn start(self, channel: &GroupChannel) -> Result<Manager<K>, StartError> {
         let Self { mut settings, config, confirm, listeners, .. } = self;
         settings.confirm = confirm.unwrap_or(match config.copies {

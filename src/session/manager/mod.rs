@@ -16,6 +16,7 @@ pub use builder::{ManagerBuilder, Notify};
 pub use statistics::Statistics;
 
 pub(super) use self::context::Context;
+pub(crate) use self::context::context_hash;
 use super::engine::{FetchFault, Record};
 use super::error::{CreateError, GetError};
 use super::event::SessionEvent;

@@ -67,7 +67,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    pub(super) fn of(replica: &Replica) -> Self {
+    pub(crate) fn of(replica: &Replica) -> Self {
         let (census, counters, members, clock_skew, difference) = replica.with(|engine, _| {
             let members = engine.participants().len();
             (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference())
