@@ -233,7 +233,7 @@ fn a_counter_that_is_replaced_on_a_condition_loses_nothing() {
                         let more = Some((count + 1).to_string().into());
                         match session.replace_if("count", session.version("count"), more) {
                             Ok(receipt) => {
-                                assert_eq!(session.version("count"), Some(receipt.version));
+                                assert!(session.version("count") >= Some(receipt.version), "the handle shows it");
                                 break;
                             }
                             Err(ReplaceError::Conflict { .. }) => conflicts.fetch_add(1, Ordering::Relaxed),

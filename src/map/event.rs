@@ -55,7 +55,7 @@ pub enum MapEvent {
 
 impl MapEvent {
     fn of(event: Event) -> Option<Self> {
-        let (key, remote) = (Bytes::from(event.key), event.remote);
+        let (key, remote) = (Bytes::copy_from_slice(&event.key), event.remote);
         Some(match event.what {
             What::Changed(attributes) => {
                 let attribute = attributes.into_iter().find(|attribute| attribute.name.is_empty())?;

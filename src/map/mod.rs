@@ -313,7 +313,7 @@ fn check(key: &[u8]) -> Result<(), CommitError> {
 }
 
 fn shown(keys: Vec<Key>) -> Vec<Bytes> {
-    keys.into_iter().map(Bytes::from).collect()
+    keys.iter().map(|key| Bytes::copy_from_slice(key)).collect()
 }
 
 impl fmt::Debug for ReplicatedMap {

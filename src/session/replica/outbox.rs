@@ -21,26 +21,25 @@ impl Outbox {
 
     /// Sends everything, unless another thread is at it: then that one does.
     pub(super) fn empty(&self, mut send: impl FnMut(Send)) {
-        let mut state = self.lock();
-        if std::mem::replace(&mut state.emptying, true) {
+        if std::mem::replace(&mut self.lock().emptying, true) {
             return;
         }
         // Should sending panic, others go on.
-        let _turn = Turn(self);
-        loop {
-            match state.waiting.pop_front() {
-                Some(next) => {
-                    drop(state);
-                    send(next);
-                    state = self.lock();
-                }
-                None => {
-                    // Under the lock: what is pushed from now on finds nobody at it.
-                    state.emptying = false;
-                    return;
-                }
-            }
+        let turn = Turn(self);
+        while let Some(next) = self.next() {
+            send(next);
         }
+        std::mem::forget(turn);
+    }
+
+    fn next(&self) -> Option<Send> {
+        let mut state = self.lock();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            // Under the lock: what is pushed from now on finds nobody at it.
+            state.emptying = false;
+        }
+        next
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -52,8 +51,40 @@ struct Turn<'a>(&'a Outbox);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.lock().emptying = false;
-        }
+        self.0.lock().emptying = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn message(token: u64) -> Send {
+        Send { to: Vec::new(), body: bytes::Bytes::new(), token: Some(token) }
+    }
+
+    #[test]
+    fn what_comes_while_it_is_emptied_goes_last() {
+        let (outbox, mut sent) = (Outbox::default(), Vec::new());
+        [1, 2].map(message).into_iter().for_each(|send| outbox.push(send));
+        outbox.empty(|send| {
+            if send.token == Some(1) {
+                outbox.push(message(3));
+                outbox.empty(|_| panic!("one thread at a time"));
+            }
+            sent.extend(send.token);
+        });
+        assert_eq!(sent, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_panic_while_sending_stops_nobody_else() {
+        let (outbox, mut sent) = (Outbox::default(), Vec::new());
+        [1, 2].map(message).into_iter().for_each(|send| outbox.push(send));
+        assert!(catch_unwind(AssertUnwindSafe(|| outbox.empty(|_| panic!("planted")))).is_err());
+        outbox.empty(|send| sent.extend(send.token));
+        assert_eq!(sent, [2]);
     }
 }
