@@ -50,7 +50,8 @@
 //!
 //! # Features
 //!
-//! `testing` adds the module of that name. Nothing else is optional yet; the default build has no feature.
+//! `testing` adds the module of that name, `serde` methods for values of other types than bytes to
+//! [`Session`](session::Session). The default build has no feature.
 //!
 //! # Trust
 //!

@@ -31,11 +31,12 @@ fn group(count: usize) -> Vec<GroupChannel> {
     channels
 }
 
+#[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
 fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
+        thread::park_timeout(Duration::from_millis(2));
     }
 }
 
@@ -369,6 +370,30 @@ fn filters_and_limits_say_no() {
     session.commit().expect("made");
     assert_eq!(manager.create().expect_err("one is enough"), CreateError::TooMany { limit: 1 });
     assert_eq!(manager.statistics().rejected, 1);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn values_of_other_types_outlive_a_change_of_the_type() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Old {
+        articles: Vec<u32>,
+        dropped: bool,
+    }
+    #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+    struct New {
+        articles: Vec<u32>,
+        #[serde(default)]
+        coupon: Option<String>,
+    }
+    let channels = group(1);
+    let mut session = deltas(&channels)[0].create().expect("room");
+    assert_eq!(session.get_as::<New>("cart"), Ok(None));
+    session.set_as("cart", &Old { articles: vec![4711], dropped: true }).expect("allowed");
+    session.set("text", "no number").expect("allowed");
+    assert_eq!(session.get_as("cart"), Ok(Some(New { articles: vec![4711], coupon: None })));
+    assert_eq!(session.get_as::<Vec<u64>>("text").expect_err("no list").name, "text");
+    session.commit().expect("made");
 }
 
 #[test]

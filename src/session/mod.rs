@@ -26,6 +26,9 @@ mod outcome;
 pub(crate) mod replica;
 #[expect(clippy::module_inception, reason = "the handle is what the module is named for")]
 mod session;
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+mod typed;
 
 pub use engine::Version;
 pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, StartError};
@@ -36,3 +39,6 @@ pub use manager::{Backup, BackupManager, Delta, DeltaManager, Drained, Finding, 
 pub use outcome::{CommitReceipt, Confirm};
 pub(crate) use session::receipt;
 pub use session::{Committing, Session};
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+pub use typed::DecodeError;

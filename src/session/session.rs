@@ -33,7 +33,7 @@ const CREATED: &str = "\0created";
 /// changes of one attribute the later one wins, unless [`replace_if`](Self::replace_if) says otherwise.
 ///
 /// A value is bytes, and never changes in place: what is not [set](Self::set) and committed has not changed. With the feature `serde`,
-/// values of other types are encoded and decoded on the way.
+/// `get_as` and `set_as` take values of other types.
 ///
 /// A handle that is dropped with changes that were not committed is counted in the manager's statistics, and logged.
 ///
