@@ -29,6 +29,8 @@ mod session;
 #[cfg(feature = "serde")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
 mod typed;
+#[cfg(all(test, feature = "testing"))]
+mod whole_stack;
 
 pub use engine::Version;
 pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, StartError};

@@ -61,6 +61,8 @@ pub(crate) use config::{Config, Copies};
 pub(crate) use fetch::{FetchFault, Get};
 pub(crate) use message::{Phase, Want};
 pub(crate) use record::{Attribute, Death, Loss, Name, Record, hash_bytes};
+#[cfg(test)]
+pub(crate) use repair::convergence_bound;
 pub(crate) use swap::SwapFault;
 pub(crate) use table::{Key, slot_of};
 pub use version::Version;
@@ -217,6 +219,22 @@ const fn bit(position: usize) -> u32 {
 
 /// Engine milliseconds start here, so that what was accessed before can be told.
 const EPOCH: u64 = 1 << 40;
+
+/// Whether these are all members, hold the same in each slot that they hold, and nothing else.
+#[cfg(test)]
+pub(crate) fn agree(engines: &[&Engine]) -> bool {
+    (0..table::SLOTS).all(|slot| {
+        let mut digests = Vec::new();
+        for engine in engines {
+            if engine.placement.rank(slot, &engine.local).is_some() {
+                digests.push(engine.table.slot(slot).digest());
+            } else if !engine.table.slot(slot).is_empty() {
+                return false;
+            }
+        }
+        digests.windows(2).all(|pair| pair[0] == pair[1])
+    })
+}
 
 impl Engine {
     /// An engine that knows nobody and holds nothing.

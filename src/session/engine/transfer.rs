@@ -177,9 +177,11 @@ impl Engine {
     }
 
     fn transfer_arm(&mut self) {
+        let now = self.millis();
         let requests = self.transfer.requests.values().map(|request| request.deadline);
-        let waits =
-            self.transfer.filling.values().filter(|fill| !fill.under_way && fill.not_before > 0).map(|fill| fill.not_before);
+        // A slot that could be asked for now waits for room in its source's window, not for time.
+        let waits = self.transfer.filling.values().filter(|fill| !fill.under_way && fill.not_before > now);
+        let waits = waits.map(|fill| fill.not_before);
         self.transfer.due = requests.chain(waits).chain(self.transfer.serve_at).min();
     }
 

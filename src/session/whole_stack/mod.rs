@@ -1,0 +1,336 @@
+//! Sessions over the whole stack, in seeded histories: real interceptors, a real roster and real bytes on a simulated network, with an
+//! engine on each node. The engine's own simulation ([`engine::simulation`](super::engine)) is harsher on the engine; this one shows
+//! that the parts fit.
+//!
+//! ```text
+//! cargo test --lib session::whole_stack                                     some dozen histories
+//! TRIBES_SEEDS=10000 cargo test --release --lib session::whole_stack        many
+//! TRIBES_SEED=17 cargo test --lib session::whole_stack                      one again
+//! ```
+
+mod ledger;
+mod node;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::ledger::Ledger;
+use self::node::Node;
+use super::engine::{Change, Config, Copies, Get, Name, Version, Want, convergence_bound};
+use crate::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
+use crate::stack::StackBuilder;
+use crate::testing::simulator::{NodeId, SimConfig, Simulator};
+
+const SEEDS: u64 = 40;
+const KEYS: u64 = 24;
+const NAMES: [&str; 3] = ["cart", "name", "page"];
+
+/// What must have happened somewhere in the histories, so that they prove anything.
+#[derive(Debug, Default)]
+struct Coverage {
+    confirmed: u64,
+    unconfirmed: u64,
+    removed: u64,
+    renamed: u64,
+    swapped: u64,
+    swap_conflicts: u64,
+    fetched: u64,
+    repaired: u64,
+    conflicts: u64,
+    handed_over: u64,
+    late: u64,
+    bases_missing: u64,
+    crashes: u64,
+    restarts: u64,
+    pauses: u64,
+    partitions: u64,
+    one_way: u64,
+    drained: u64,
+}
+
+#[test]
+fn sessions_survive_every_history() {
+    let mut coverage = Coverage::default();
+    let mut count = 0;
+    for seed in Simulator::seeds(SEEDS) {
+        history(seed, &mut coverage);
+        count += 1;
+    }
+    println!("{count} histories: {coverage:?}");
+    if count >= SEEDS {
+        let Coverage { confirmed, unconfirmed, removed, renamed, swapped, swap_conflicts, fetched, repaired, .. } = coverage;
+        let Coverage {
+            conflicts, handed_over, late, bases_missing, crashes, restarts, pauses, partitions, one_way, drained, ..
+        } = coverage;
+        let happened = [confirmed, unconfirmed, removed, renamed, swapped, swap_conflicts, fetched, repaired];
+        let faults = [conflicts, handed_over, late, bases_missing, crashes, restarts, pauses, partitions, one_way, drained];
+        assert!(happened.into_iter().chain(faults).all(|times| times > 0), "{coverage:?}");
+    }
+}
+
+#[test]
+fn a_history_repeats() {
+    for seed in Simulator::seeds(2) {
+        let run = || history(seed, &mut Coverage::default());
+        assert_eq!(run(), run(), "seed {seed}");
+    }
+}
+
+/// A group in trouble, while sessions are written and read; then it is left in peace, and must agree on what was promised.
+fn history(seed: u64, coverage: &mut Coverage) -> u64 {
+    let mut run = Run::new(seed);
+    let steps = 60 + run.below(100);
+    for _ in 0..steps {
+        run.disturb(coverage);
+        for _ in 0..run.below(5) {
+            run.work(coverage);
+        }
+        let pause = 1 + run.below(400);
+        run.sim.run_for(Duration::from_millis(pause));
+        run.collect(coverage);
+    }
+    run.sim.calm();
+    let bound = convergence_bound(&run.config, run.nodes.len()) + Duration::from_secs(20);
+    let mut waited = Duration::ZERO;
+    while waited < bound && !run.has_converged() {
+        run.sim.run_for(Duration::from_millis(500));
+        waited += Duration::from_millis(500);
+    }
+    run.sim.run_for(Duration::from_secs(15));
+    run.collect(coverage);
+    run.check();
+    for node in run.alive() {
+        let counters = run.sim.app::<Node>(node).map(|app| app.engine.counters()).unwrap_or_default();
+        coverage.repaired += counters.repaired;
+        coverage.conflicts += counters.conflicts;
+        coverage.handed_over += counters.handed_over;
+        coverage.late += counters.late;
+        coverage.bases_missing += counters.bases_missing;
+    }
+    run.sim.trace()
+}
+
+struct Run {
+    sim: Simulator,
+    nodes: Vec<NodeId>,
+    config: Config,
+    ledger: Ledger,
+    paused: Vec<NodeId>,
+    /// Nodes that are handing over, to be stopped when they have.
+    leaving: Vec<NodeId>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut sim = Simulator::new(seed, SimConfig::default());
+        let copies = match sim.random() % 5 {
+            0 => Copies::Everywhere,
+            1 => Copies::Backups(0),
+            2 => Copies::Backups(2),
+            _ => Copies::Backups(1),
+        };
+        let config = Config {
+            copies,
+            lease: Duration::from_secs(7200),
+            commit_timeout: Duration::from_secs(5),
+            repair_interval: Duration::from_secs(2),
+            expiry_interval: Duration::from_secs(5),
+            pull_timeout: Duration::from_secs(1),
+            chunk_bytes: 500,
+            chunk_window: 2,
+            ..Config::default()
+        };
+        let count = 2 + sim.random() % 8;
+        let nodes = (0..count)
+            .map(|_| {
+                let config = config.clone();
+                sim.add_application_node(stack, move |cx| Node::new(config.clone(), cx))
+            })
+            .collect();
+        Self { sim, nodes, config, ledger: Ledger::default(), paused: Vec::new(), leaving: Vec::new() }
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.sim.random() % bound
+    }
+
+    fn alive(&self) -> Vec<NodeId> {
+        self.nodes.iter().copied().filter(|node| self.sim.is_running(*node)).collect()
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        let at = self.below(self.nodes.len() as u64) as usize;
+        self.nodes[at]
+    }
+
+    fn disturb(&mut self, coverage: &mut Coverage) {
+        let node = self.any_node();
+        match self.below(60) {
+            0 if self.alive().len() > 1 && self.sim.is_running(node) => {
+                coverage.crashes += 1;
+                self.sim.crash(node);
+                self.ledger.crashed(node);
+                self.paused.retain(|paused| *paused != node);
+                self.leaving.retain(|leaving| *leaving != node);
+            }
+            1..=3 if !self.sim.is_running(node) => {
+                coverage.restarts += 1;
+                self.sim.restart(node);
+                self.ledger.restarted(node);
+            }
+            4 => {
+                coverage.pauses += 1;
+                self.sim.pause(node);
+                self.paused.push(node);
+            }
+            5..=8 => {
+                for paused in std::mem::take(&mut self.paused) {
+                    self.sim.resume(paused);
+                }
+            }
+            9 => {
+                coverage.partitions += 1;
+                let size = 1 + self.below(self.nodes.len() as u64 - 1) as usize;
+                let part: Vec<_> = self.nodes.iter().copied().take(size).collect();
+                self.sim.partition(&part);
+            }
+            10 => {
+                coverage.one_way += 1;
+                let other = self.any_node();
+                self.sim.block(node, other);
+            }
+            11..=14 => self.sim.heal(),
+            15 => {
+                let share = [0.0, 0.05, 0.2][self.below(3) as usize];
+                let rough = SimConfig::default().loss(share).duplicates(share).stalls(share / 2.0).breaks(share / 10.0);
+                self.sim.set_config(rough);
+            }
+            16 => {
+                let ahead = self.below(600_000) as i64 - 300_000;
+                self.sim.set_clock(node, 0, ahead);
+            }
+            17 if self.alive().len() > 2 && self.leaving.is_empty() => {
+                if self.sim.with_app::<Node, _>(node, |app, cx| app.drain(cx)).is_some() {
+                    self.leaving.push(node);
+                }
+            }
+            _ => {}
+        }
+        for node in std::mem::take(&mut self.leaving) {
+            match self.sim.app::<Node>(node) {
+                Some(app) if app.drained && !self.paused.contains(&node) => {
+                    coverage.drained += 1;
+                    self.sim.stop(node);
+                    self.ledger.left(node);
+                }
+                Some(_) => self.leaving.push(node),
+                None => {}
+            }
+        }
+    }
+
+    /// One request of one client.
+    fn work(&mut self, coverage: &mut Coverage) {
+        let node = self.any_node();
+        if self.leaving.contains(&node) {
+            return;
+        }
+        let number = self.below(KEYS);
+        let key = self.ledger.current(number);
+        let name = NAMES[self.below(3) as usize];
+        let want = match self.below(3) {
+            0 => Want::None,
+            1 => Want::All,
+            _ => Want::Copies(1),
+        };
+        let value = Bytes::from(self.sim.random().to_be_bytes().to_vec());
+        let fresh = self.sim.random();
+        let action = self.below(40);
+        let ledger = &mut self.ledger;
+        let found = self.sim.with_app::<Node, _>(node, |app, cx| {
+            let now = cx.time();
+            let got = app.engine.get(now, &key);
+            if let Get::Asking(ticket) = &got {
+                app.expected.insert(*ticket);
+            }
+            let record = match got {
+                Get::Here(record) => {
+                    ledger.read(node, &key, &record);
+                    Some(record)
+                }
+                Get::Absent => None,
+                Get::Asking(_) => {
+                    app.carry_out(cx);
+                    return false;
+                }
+            };
+            match (record, action) {
+                (None, 0..=19) => {
+                    let change =
+                        Change::Create { lease: Duration::from_secs(7200), attributes: vec![(Name::from(name), Some(value))] };
+                    app.commit(cx, ledger, node, &key, change, want, name);
+                }
+                (Some(_), 0) => {
+                    ledger.removed(number, &key, fresh);
+                    app.commit(cx, ledger, node, &key, Change::Remove, want, "");
+                }
+                (Some(record), 1) => {
+                    let to = node::beside(&key, fresh);
+                    ledger.renamed(number, &key, &to);
+                    let change = Change::Rename { read: record, to: to.as_slice().into(), lease: None, attributes: Vec::new() };
+                    app.commit(cx, ledger, node, &key, change, want, "");
+                }
+                (Some(record), 2..=5) => {
+                    let expected = record.attribute(name).map_or(Version::ZERO, |attribute| attribute.version);
+                    let ticket = app.engine.swap(now, &key, Name::from(name), expected, Some(value), want);
+                    app.expected.insert(ticket);
+                    app.carry_out(cx);
+                }
+                (Some(record), 6..=30) => {
+                    let change = Change::Update { read: record, lease: None, attributes: vec![(Name::from(name), Some(value))] };
+                    app.commit(cx, ledger, node, &key, change, want, name);
+                }
+                _ => app.carry_out(cx),
+            }
+            action == 1
+        });
+        coverage.renamed += u64::from(found == Some(true));
+        coverage.removed += u64::from(action == 0);
+    }
+
+    /// Takes the answers that have come.
+    fn collect(&mut self, coverage: &mut Coverage) {
+        for node in self.alive() {
+            let ledger = &mut self.ledger;
+            self.sim.with_app::<Node, _>(node, |app, _| app.answers(ledger, node, coverage));
+        }
+    }
+
+    fn has_converged(&self) -> bool {
+        let alive = self.alive();
+        self.sim.has_converged() && {
+            let engines: Vec<_> = alive.iter().filter_map(|node| self.sim.app::<Node>(*node)).map(|app| &app.engine).collect();
+            super::engine::agree(&engines)
+        }
+    }
+
+    fn check(&mut self) {
+        let seed = self.sim.seed();
+        assert!(self.has_converged(), "seed {seed}: the replicas differ after the bound");
+        for node in self.alive() {
+            let Some(app) = self.sim.app::<Node>(node) else { continue };
+            assert!(app.expected.is_empty(), "seed {seed}: {node:?} has tickets without an answer: {:?}", app.expected);
+        }
+        let alive = self.alive();
+        let records =
+            |key: &[u8]| alive.iter().filter_map(|node| self.sim.app::<Node>(*node)?.engine.peek(key)).next().map(Arc::clone);
+        self.ledger.check(seed, records);
+    }
+}
+
+fn stack() -> StackBuilder {
+    let dispatch = MessageDispatch::default().max_queue_messages(500).max_queue_bytes(1_000_000).when_full(WhenFull::Fail);
+    StackBuilder::new().push(dispatch).push(TcpFailureDetector::default())
+}
