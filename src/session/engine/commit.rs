@@ -1,6 +1,6 @@
 //! Changes made here, and the confirmations they wait for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ pub(super) enum Whom {
 
 #[derive(Debug, Default)]
 pub(super) struct Commits {
-    waiting: HashMap<Ticket, Waiting>,
+    waiting: BTreeMap<Ticket, Waiting>,
     due: Option<u64>,
 }
 
@@ -376,7 +376,8 @@ impl Engine {
         let others = self.placement.members().iter().filter(|member| **member != self.local).count();
         match waiting.want {
             Want::None => 0,
-            Want::Copies(copies) => usize::try_from(copies).map_or(others, |copies| copies.min(others)),
+            // More copies than are kept would be let go of as soon as they are made.
+            Want::Copies(copies) => usize::try_from(copies).unwrap_or(usize::MAX).min(others).min(self.wanted()),
             Want::All => self.placement.holding(slot_of(&waiting.key)).filter(|member| **member != self.local).count(),
         }
     }

@@ -1,6 +1,6 @@
 //! Reading: what is here costs nothing, what is elsewhere a question to who holds it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::message::{Found, Message};
@@ -31,7 +31,7 @@ const MAX_FETCHES: usize = 65_536;
 
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
-    asking: HashMap<Ticket, Fetch>,
+    asking: BTreeMap<Ticket, Fetch>,
     due: Option<u64>,
 }
 

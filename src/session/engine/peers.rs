@@ -1,12 +1,13 @@
 //! Who takes part: which members have this context, and in which phase each is.
 
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::message::{Hello, Message, Phase};
 use super::placement::{Candidate, Placement, Site};
 use super::table::SLOTS;
 use super::{Copies, Engine, Output};
-use crate::hash::ById;
+
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::stack::Time;
@@ -22,7 +23,7 @@ const MAX_STRANGERS: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    known: ById<Peer>,
+    known: BTreeMap<UniqueId, Peer>,
     phase: Option<Phase>,
     /// When this member began to ask around.
     since: u64,

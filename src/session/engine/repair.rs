@@ -10,8 +10,7 @@ use super::Engine;
 use super::config::Config;
 use super::message::{Message, Offered, Phase, Touch};
 use super::table::{Key, SLOTS, SlotId};
-use crate::hash::ById;
-use crate::id::mix;
+use crate::id::{UniqueId, mix};
 use crate::member::Member;
 
 /// Set in the round of an answer.
@@ -27,7 +26,7 @@ const QUIET: u64 = 500;
 
 #[derive(Debug, Default)]
 pub(super) struct Repair {
-    peers: ById<Comparison>,
+    peers: BTreeMap<UniqueId, Comparison>,
     offers: BTreeMap<u32, Offer>,
     next_offer: u32,
     round: u32,

@@ -648,3 +648,14 @@ fn a_swap_by_the_owner_itself_waits_for_its_copies() {
     let (answered, result) = group.nodes[0].swapped.pop().expect("it is answered");
     assert_eq!((answered, result.expect("it is written").confirmed.len()), (ticket, 1));
 }
+
+#[test]
+fn nobody_waits_for_more_copies_than_are_kept() {
+    let mut group = Group::ready(3, &backups(0));
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 1800, attributes: Vec::new() };
+    let Ok(Commit::Done(committed)) = group.commit(0, &key, change, Want::Copies(1)) else {
+        panic!("a copy would be let go of at once")
+    };
+    assert_eq!((committed.wanted, committed.confirmed.len()), (0, 0));
+}
