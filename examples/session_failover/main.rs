@@ -5,7 +5,8 @@
 //! cargo run --release --example session_failover
 //! ```
 //!
-//! `member` is what an application does, `cluster` starts such processes and is their load balancer, `screen` draws.
+//! Read `member` first: that is what an application does. The rest is the experiment: `cluster` starts such processes and is their load
+//! balancer, `screen` draws.
 
 mod cluster;
 mod member;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use cluster::Cluster;
 
+/// Sessions that are created, and changed all the time.
 const SESSIONS: usize = 300;
 const NAMES: [&str; 3] = ["anna", "ben", "carol"];
 /// The killed one.
@@ -48,26 +50,27 @@ fn tell_the_story() -> Result<(), Box<dyn Error>> {
     all.loading = true;
     all.until_copied()?;
     all.tell(&format!("{SESSIONS} sessions are there, each with an owner and a backup; they are changed all the time"));
-    all.go_on(Duration::from_secs(2))?;
+    all.go_on(Duration::from_millis(2500))?;
 
     all.kill(BEN)?;
     all.tell("ben was killed, with SIGKILL, in the middle of its work");
     all.until_copied()?;
     all.tell("anna and carol have taken over: each session has an owner and a backup again");
-    all.go_on(Duration::from_secs(1))?;
+    all.go_on(Duration::from_millis(1500))?;
     all.verify()?;
     all.restart(BEN)?;
     all.tell("ben is back, with its share");
-    all.go_on(Duration::from_secs(1))?;
+    all.go_on(Duration::from_millis(1500))?;
 
     all.tell("now a rolling restart, as for a new release: one after another hands over, leaves, and comes back");
     for (member, name) in NAMES.iter().enumerate() {
         all.drain(member)?;
         all.tell(&format!("{name} has handed over, and left"));
+        all.go_on(Duration::from_millis(600))?;
         all.restart(member)?;
         all.tell(&format!("{name} is back, with its share"));
+        all.go_on(Duration::from_millis(900))?;
     }
-    all.go_on(Duration::from_secs(1))?;
     all.verify()?;
     all.conclude()
 }

@@ -1,5 +1,6 @@
 //! Members in network namespaces of their own, whose links are cut and healed. Needs root and the command `ip`.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::node::{Group, Node, meet};
@@ -83,6 +84,7 @@ impl Network {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let nth = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let network = Self { name: format!("tribes-{}-{nth}", std::process::id()) };
+        remove_forgotten();
         let hub = network.hub();
         if let Err(problem) = ip(&format!("netns add {hub}")) {
             eprintln!("skipped: no network namespaces here, they need root and `ip`: {problem}");
@@ -136,6 +138,18 @@ impl Drop for Network {
         let members = (0..MEMBERS).map(|number| self.member(number));
         for namespace in members.chain([self.hub()]) {
             let _ = ip(&format!("netns delete {namespace}"));
+        }
+    }
+}
+
+/// Removes what tests have left behind that were killed.
+fn remove_forgotten() {
+    let Ok(output) = Command::new("ip").args(["netns", "list"]).output() else { return };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let process = name.strip_prefix("tribes-").and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| process.parse::<u32>().is_ok() && !Path::new("/proc").join(process).exists()) {
+            let _ = ip(&format!("netns delete {name}"));
         }
     }
 }
