@@ -109,7 +109,7 @@ impl Session {
         self.id
     }
 
-    /// When the session was created, by the clock of the member that did. It stays when the id changes.
+    /// When the session was created, that is, first committed, by the clock of the member that did. It stays when the id changes.
     #[must_use]
     pub fn created(&self) -> SystemTime {
         self.created
@@ -463,8 +463,10 @@ impl Session {
     fn made(&mut self, record: Option<Arc<Record>>) {
         self.changes.clear();
         self.lease = None;
-        if record.is_some() {
-            self.base = record;
+        if let Some(record) = record {
+            // As everybody sees it: a session begins with its first commit.
+            self.created = time_of(created_millis(&record));
+            self.base = Some(record);
         }
     }
 
