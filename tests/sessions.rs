@@ -11,8 +11,8 @@ use tribes::GroupChannel;
 use tribes::map::ReplicatedMap;
 use tribes::membership::memory::Hub;
 use tribes::session::{
-    BackupManager, CommitError, Confirm, CreateError, DeltaManager, Manager, ReplaceError, Session, SessionEvent, SetError,
-    StartError,
+    BackupManager, CommitError, Confirm, CreateError, DeltaManager, GetError, Manager, ReplaceError, Session, SessionEvent,
+    SetError, StartError,
 };
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 
@@ -324,6 +324,69 @@ fn a_member_that_drains_leaves_nothing_behind() {
         }
     }
     until("there are two copies of each", || managers[1..].iter().all(|manager| manager.at_risk().is_empty()));
+}
+
+#[test]
+fn a_backup_that_does_not_answer_gets_company() {
+    let channels = group(3);
+    let managers = backups(&channels);
+    let mut session = managers[0].create().expect("room");
+    let first = session.commit().expect("committed").confirmed[0].clone();
+    let frozen = channels.iter().position(|channel| channel.local() == first).expect("a member");
+    // Messages of one sender are handled one after another: while this one is, the backup hears nothing of the owner.
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let block = move |_: &tribes::Message| drop(released.lock().expect("nobody panics").recv());
+    let _blocked = channels[frozen].on_message(block);
+    drop(channels[0].send_with([first.clone()], "wait", tribes::SendOptions::NONE));
+    session.set("cart", "full").expect("allowed");
+    let receipt = session.commit().expect("another member takes it");
+    assert_eq!(receipt.confirmed, [channels[3 - frozen].local()]);
+    assert_eq!(managers[0].at_risk(), [session.id()], "the holder itself has not got it");
+    drop(release);
+    until("it has", || managers[0].at_risk().is_empty());
+    until("the other lets go", || managers[3 - frozen].statistics().guests == 0);
+}
+
+#[test]
+fn a_member_that_stops_is_done_without() {
+    let channels = group(3);
+    let managers = backups(&channels);
+    managers[2].stop();
+    until("it has left", || managers[..2].iter().all(|manager| manager.statistics().members == 1));
+    for _ in 0..20 {
+        let mut session = managers[0].create().expect("room");
+        let receipt = session.commit().expect("committed");
+        assert_eq!(receipt.confirmed, [channels[1].local()]);
+        assert!(managers[1].get(&session.id()).expect("an answer").is_some());
+    }
+    let again = BackupManager::builder("/shop").start(&channels[2]).expect("the name is free");
+    assert!(again.wait_ready(PATIENCE));
+    until("it is back", || again.statistics().active > 0);
+}
+
+#[test]
+fn sessions_end_with_their_manager_where_that_is_asked_for() {
+    let channels = group(2);
+    let start = |channel| DeltaManager::builder("/shop").expire_on_shutdown(true).start(channel).expect("it starts");
+    let managers: Vec<_> = channels.iter().map(start).collect();
+    all_ready(&managers);
+    let mut session = managers[0].create().expect("room");
+    session.commit_with(Confirm::All).expect("committed");
+    managers[0].stop();
+    until("it has ended", || managers[1].get(&session.id()).expect("an answer").is_none());
+    assert_eq!(managers[1].statistics().ended, 1);
+    assert!(matches!(managers[0].get(&session.id()), Err(GetError::Stopped)));
+}
+
+#[test]
+fn who_is_alone_does_not_wait_to_hand_over() {
+    let channels = group(1);
+    let managers = backups(&channels);
+    let mut session = managers[0].create().expect("room");
+    session.commit().expect("made");
+    let drained = managers[0].drain(Duration::from_secs(3600));
+    assert_eq!((drained.moved, drained.remaining), (0, vec![session.id()]));
 }
 
 #[test]

@@ -266,7 +266,7 @@ impl ReplicatedMap {
     }
 
     /// Hands over what only this member holds, and leaves the map: for an orderly end. Returns when all is handed over, or after
-    /// `deadline`, with the keys of what no other member has as it was here.
+    /// `deadline`, or when there is no other member to take it, with the keys of what no other member has as it was here.
     pub fn drain(&self, deadline: Duration) -> Vec<Bytes> {
         shown(self.0.replica.drain(deadline))
     }

@@ -46,14 +46,15 @@ pub enum SessionEvent {
         /// Whether another member found so.
         remote: bool,
     },
-    /// The session goes on under another id.
+    /// The session goes on under another id, given here. Other members hear of an [invalidated](Self::Invalidated) and a
+    /// [created](Self::Created) session.
     #[non_exhaustive]
     IdChanged {
         /// The id that it had.
         old: SessionId,
         /// The id that it has.
         id: SessionId,
-        /// Whether another member did it.
+        /// Whether another member did it: false.
         remote: bool,
     },
     /// Two writes of one attribute that did not know of each other have met: the later one stays, the other is lost.

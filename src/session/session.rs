@@ -228,6 +228,9 @@ impl Session {
     ///
     /// The handle then shows the session as it is on this member, with what others have changed meanwhile.
     ///
+    /// Blocks: from a task, and from a message listener, use [`start_commit`](Self::start_commit). Members whose listeners wait for each
+    /// other would do so until another member takes the copy, or the time is over.
+    ///
     /// # Errors
     ///
     /// See [`CommitError`]: with most, the change is not made; with [`Unconfirmed`](CommitError::Unconfirmed), it is.

@@ -31,6 +31,11 @@ impl Engine {
         self.table.get(key).map(|held| Duration::from_millis(held.idle(now)))
     }
 
+    /// How many other members share the entries: those that leave are not counted.
+    pub(crate) fn others(&self) -> usize {
+        self.placement.members().iter().filter(|member| **member != self.local).count()
+    }
+
     /// Whether an entry is known to have ended.
     pub(crate) fn is_dead(&self, key: &[u8]) -> bool {
         self.table.get(key).is_some_and(|held| !held.is_alive())

@@ -163,8 +163,8 @@ impl<K> Manager<K> {
     }
 
     /// Hands over what only this member holds, and leaves the context: for an orderly end, as in a rolling restart. Takes no new sessions
-    /// from now on; requests should go elsewhere. Returns when all is handed over, or after `deadline`, and tells what could
-    /// not be moved.
+    /// from now on; requests should go elsewhere. Returns when all is handed over, or after `deadline`, or when there is no other member
+    /// to take them, and tells what could not be moved.
     ///
     /// ```no_run
     /// # fn stop(manager: tribes::session::BackupManager, channel: tribes::GroupChannel) {

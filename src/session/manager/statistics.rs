@@ -16,7 +16,7 @@ pub struct Statistics {
     pub backup: usize,
     /// Sessions of others that were used here, or were not handed over yet.
     pub guests: usize,
-    /// Other members that have this manager.
+    /// Other members that have this manager, and do not leave it.
     pub members: usize,
     /// Sessions created here.
     pub created: u64,
@@ -69,7 +69,7 @@ pub struct Statistics {
 impl Statistics {
     pub(crate) fn of(replica: &Replica) -> Self {
         let (census, counters, members, clock_skew, difference) = replica.with(|engine, _| {
-            let members = engine.participants().len();
+            let members = engine.others();
             (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference())
         });
         let lives = replica.lives();

@@ -49,6 +49,9 @@ use crate::stack::{Time, View};
 /// Commits of one key take their places in the queues one after another; keys share so many places to wait.
 const LANES: usize = 64;
 
+/// How often a member that drains looks whether there is still somebody to hand over to.
+const HEIRS_INTERVAL: Duration = Duration::from_millis(200);
+
 /// One context of a channel: entries, replicated.
 ///
 /// Dropping it leaves the context.
@@ -241,7 +244,17 @@ impl Replica {
             return Vec::new();
         }
         self.with(|engine, now| engine.drain(now));
-        self.shared.milestones.wait(deadline, |passed| passed.drained);
+        let since = clock::now();
+        // Whoever there was to hand over to may leave as well.
+        while self.with(|engine, _| engine.others()) > 0 {
+            let left = clock::left(since, deadline);
+            if left.is_zero() || self.shared.milestones.wait(left.min(HEIRS_INTERVAL), |passed| passed.drained) {
+                break;
+            }
+            if self.is_closed() {
+                break;
+            }
+        }
         let remaining = self.with(|engine, _| engine.remaining());
         self.stop();
         remaining
