@@ -11,6 +11,7 @@
 //! Sides take turns round by round, and only figures of one round are compared: what disturbs the machine disturbs them all.
 
 mod group;
+mod java;
 mod node;
 mod ours;
 mod raw;

@@ -115,7 +115,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    fn of(pid: u32) -> Result<Self, Problem> {
+    pub(crate) fn of(pid: u32) -> Result<Self, Problem> {
         const TICKS_A_SECOND: f64 = 100.0;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The second field is the command's name in parentheses, and may hold anything.

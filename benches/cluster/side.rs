@@ -1,10 +1,9 @@
 //! Who is compared: raw TCP, this crate over its transports, and Apache Tribes on Debian's jar.
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::java;
 use crate::node::{Node, Problem, free_port};
 
 /// One column of the table.
@@ -18,6 +17,8 @@ pub(crate) enum Side {
 
 impl Side {
     pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Ours, Self::Blocking, Self::Tribes];
+    /// Those that ours is divided by.
+    pub(crate) const COMPARED: [Self; 2] = [Self::Raw, Self::Tribes];
 
     /// The word by which the harness calls itself as a node of this side.
     pub(crate) fn word(self) -> &'static str {
@@ -57,7 +58,7 @@ pub(crate) enum Pin {
 
 impl Launcher {
     pub(crate) fn new(java: bool, pin: Pin) -> Self {
-        let classpath = match java.then(compile) {
+        let classpath = match java.then(|| java::compile("TribesBench")) {
             None => None,
             Some(Ok(classpath)) => Some(classpath),
             Some(Err(problem)) => {
@@ -100,29 +101,4 @@ impl Launcher {
         let (program, arguments) = words.split_first().expect("there is a program");
         Node::spawn(name.clone(), Command::new(program).args(arguments)).map_err(|problem| format!("{name}: {problem}").into())
     }
-}
-
-const JARS: &str = "/usr/share/java/tomcat10-tribes.jar:/usr/share/java/tomcat10-juli.jar";
-
-/// Compiles the nodes on Tribes, unless that is done, and tells where everything is.
-fn compile() -> Result<String, Problem> {
-    let missing = JARS.split(':').find(|jar| !Path::new(jar).exists());
-    if let Some(jar) = missing {
-        return Err(format!("{jar} is missing; Debian's package libtomcat10-java holds it").into());
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = root.join("benches/java/TribesBench.java");
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("java");
-    let class = target.join("TribesBench.class");
-    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    if changed(&class) < changed(&source) {
-        fs::create_dir_all(&target)?;
-        let javac = Command::new("javac").args(["-cp", JARS, "-d"]).arg(&target).arg(&source).status();
-        match javac {
-            Ok(status) if status.success() => {}
-            Ok(status) => return Err(format!("javac: {status}").into()),
-            Err(error) => return Err(format!("javac: {error}").into()),
-        }
-    }
-    Ok(format!("{JARS}:{}", target.display()))
 }

@@ -1,4 +1,5 @@
 //! Rows of figures, what they should be, and how they are printed: for a terminal, and as Markdown for `docs/BENCHMARKS.md`.
+//! Each benchmark has a `Side` of its own: the columns.
 
 use std::fmt::Write;
 use std::fs;
@@ -37,7 +38,11 @@ pub(crate) enum Unit {
     Rate,
     Percent,
     Mebibytes,
+    Bytes,
+    Nanos,
     Number,
+    /// A number that need not be whole.
+    Fraction,
 }
 
 impl Unit {
@@ -50,7 +55,10 @@ impl Unit {
             Self::Rate => format!("{value:.0}"),
             Self::Percent => format!("{value:.3} %"),
             Self::Mebibytes => format!("{value:.1} MiB"),
+            Self::Bytes => format!("{value:.0} B"),
+            Self::Nanos => format!("{value:.0} ns"),
             Self::Number => format!("{value:.0}"),
+            Self::Fraction => format!("{value:.2}"),
         }
     }
 }
@@ -99,20 +107,14 @@ impl Row {
         format!("{sign} {bound}: {word}")
     }
 
-    fn cells(&self) -> [String; COLUMNS] {
+    fn cells(&self) -> Vec<String> {
         let ratio = |other| self.ratio(other).map_or_else(|| "–".to_owned(), Spread::write);
         let verdicts: Vec<_> = self.targets.iter().map(|target| self.verdict(target)).collect();
-        [
-            self.case.to_owned(),
-            self.title.clone(),
-            self.cell(Side::Raw),
-            self.cell(Side::Ours),
-            self.cell(Side::Blocking),
-            self.cell(Side::Tribes),
-            ratio(Side::Raw),
-            ratio(Side::Tribes),
-            verdicts.join("; "),
-        ]
+        let mut cells = vec![self.case.to_owned(), self.title.clone()];
+        cells.extend(Side::ALL.map(|side| self.cell(side)));
+        cells.extend(Side::COMPARED.map(ratio));
+        cells.push(verdicts.join("; "));
+        cells
     }
 }
 
@@ -139,29 +141,27 @@ impl Spread {
     }
 }
 
-const COLUMNS: usize = 9;
-const HEAD: [&str; COLUMNS] = [
-    "case",
-    "what",
-    "raw TCP",
-    "ours",
-    "ours, blocking",
-    "Tribes",
-    "ours ÷ raw (min to max)",
-    "ours ÷ Tribes (min to max)",
-    "target",
-];
+/// Those before the figures: which case, and what of it.
+const LABELS: usize = 2;
+
+fn head() -> Vec<String> {
+    let mut head = ["case", "what"].map(str::to_owned).to_vec();
+    head.extend(Side::ALL.map(|side| side.title().to_owned()));
+    head.extend(Side::COMPARED.map(|side| format!("ours ÷ {} (min to max)", side.title())));
+    head.push("target".to_owned());
+    head
+}
 
 /// The table with its columns in line.
 pub(crate) fn text(rows: &[Row]) -> String {
-    let lines: Vec<_> = [HEAD.map(str::to_owned)].into_iter().chain(rows.iter().map(Row::cells)).collect();
+    let lines: Vec<_> = [head()].into_iter().chain(rows.iter().map(Row::cells)).collect();
     let widths: Vec<_> =
-        (0..COLUMNS).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()).collect();
+        (0..lines[0].len()).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()).collect();
     let mut out = String::new();
     for line in &lines {
         for (index, (cell, width)) in line.iter().zip(&widths).enumerate() {
             let gap = " ".repeat(width - cell.chars().count());
-            let (before, after) = if (2..6).contains(&index) { (gap.as_str(), "") } else { ("", gap.as_str()) };
+            let (before, after) = if (LABELS..LABELS + Side::ALL.len()).contains(&index) { (gap.as_str(), "") } else { ("", gap.as_str()) };
             let _ = write!(out, "{before}{cell}{after}  ");
         }
         out.truncate(out.trim_end().len());
@@ -172,10 +172,11 @@ pub(crate) fn text(rows: &[Row]) -> String {
 
 /// The same in Markdown.
 pub(crate) fn markdown(rows: &[Row]) -> String {
-    let mut out = format!("| {} |\n|{}\n", HEAD.join(" | "), " --- |".repeat(COLUMNS));
+    let head = head();
+    let mut out = format!("| {} |\n|{}\n", head.join(" | "), " --- |".repeat(head.len()));
     for row in rows {
-        let [case, rest @ ..] = row.cells();
-        let _ = writeln!(out, "| `{case}` | {} |", rest.join(" | "));
+        let cells = row.cells();
+        let _ = writeln!(out, "| `{}` | {} |", cells[0], cells[1..].join(" | "));
     }
     out
 }
