@@ -155,13 +155,15 @@ fn head() -> Vec<String> {
 /// The table with its columns in line.
 pub(crate) fn text(rows: &[Row]) -> String {
     let lines: Vec<_> = [head()].into_iter().chain(rows.iter().map(Row::cells)).collect();
-    let widths: Vec<_> =
-        (0..lines[0].len()).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()).collect();
+    let widths: Vec<_> = (0..lines[0].len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default())
+        .collect();
     let mut out = String::new();
     for line in &lines {
         for (index, (cell, width)) in line.iter().zip(&widths).enumerate() {
             let gap = " ".repeat(width - cell.chars().count());
-            let (before, after) = if (LABELS..LABELS + Side::ALL.len()).contains(&index) { (gap.as_str(), "") } else { ("", gap.as_str()) };
+            let (before, after) =
+                if (LABELS..LABELS + Side::ALL.len()).contains(&index) { (gap.as_str(), "") } else { ("", gap.as_str()) };
             let _ = write!(out, "{before}{cell}{after}  ");
         }
         out.truncate(out.trim_end().len());
