@@ -12,7 +12,7 @@ const SIDES: [Side; 4] = [Side::Raw, Side::Ours, Side::Redis, Side::Lazy];
 /// Sessions that are changed in turn: a multiple of all numbers of threads.
 const SESSIONS: usize = 256;
 /// Bytes of a commit on the wire besides the attribute, as the case `commit-bytes` finds them, without the acknowledgement.
-pub(crate) const OVERHEAD: usize = 200;
+pub(crate) const OVERHEAD: usize = 279;
 
 /// Nodes that live through all rounds. The first makes the commits.
 struct Lane {

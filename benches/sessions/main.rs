@@ -30,6 +30,7 @@ mod node;
 #[path = "../cluster/raw.rs"]
 mod raw;
 #[path = "../cluster/role.rs"]
+#[allow(dead_code, reason = "the cluster benchmark uses the rest")]
 mod role;
 #[path = "../cluster/table.rs"]
 #[allow(dead_code, reason = "the cluster benchmark uses the rest")]
