@@ -17,6 +17,7 @@ mod ours;
 mod raw;
 mod role;
 mod side;
+#[allow(dead_code, reason = "the sessions benchmark uses the rest")]
 mod table;
 mod traffic;
 
