@@ -7,7 +7,7 @@ use crate::cluster::Node;
 use crate::{NAMES, SESSIONS};
 
 /// Characters of a bar that stands for all sessions.
-const BAR: usize = 40;
+const BAR: usize = 36;
 
 #[derive(Default)]
 pub(crate) struct Screen {
