@@ -99,4 +99,7 @@ mod pages {
 
     #[doc = include_str!("../docs/COMING_FROM_TOMCAT.md")]
     struct ComingFromTomcat;
+
+    #[doc = include_str!("../docs/SESSIONS.md")]
+    struct Sessions;
 }
