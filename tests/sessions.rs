@@ -336,7 +336,10 @@ fn a_backup_that_does_not_answer_gets_company() {
     // Messages of one sender are handled one after another: while this one is, the backup hears nothing of the owner.
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
-    let block = move |_: &tribes::Message| drop(released.lock().expect("nobody panics").recv());
+    let block = move |_: &tribes::Message| {
+        // It ends with an error, when the other end goes.
+        let _ = released.lock().expect("nobody panics").recv();
+    };
     let _blocked = channels[frozen].on_message(block);
     drop(channels[0].send_with([first.clone()], "wait", tribes::SendOptions::NONE));
     session.set("cart", "full").expect("allowed");
@@ -346,6 +349,27 @@ fn a_backup_that_does_not_answer_gets_company() {
     drop(release);
     until("it has", || managers[0].at_risk().is_empty());
     until("the other lets go", || managers[3 - frozen].statistics().guests == 0);
+}
+
+#[test]
+fn who_waits_is_told_when_the_manager_stops() {
+    let channels = group(2);
+    let managers = backups(&channels);
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let block = move |_: &tribes::Message| {
+        // It ends with an error, when the other end goes.
+        let _ = released.lock().expect("nobody panics").recv();
+    };
+    let _blocked = channels[1].on_message(block);
+    drop(channels[0].send_with([channels[1].local()], "wait", tribes::SendOptions::NONE));
+    let mut session = managers[0].create().expect("room");
+    let committing = session.start_commit().wait_timeout(Duration::from_millis(10)).expect_err("nobody answers");
+    let waiting = thread::spawn(move || session.commit_with(Confirm::All).and(session.change_id()));
+    managers[0].stop();
+    assert_eq!(committing.wait(), Err(CommitError::Stopped));
+    assert_eq!(waiting.join().expect("no panic"), Err(CommitError::Stopped));
+    drop(release);
 }
 
 #[test]

@@ -87,8 +87,9 @@ impl Context {
         config.context = context_hash(settings.kind, &settings.name);
         let lease = config.lease;
         let told: Arc<dyn EventSink> = Arc::clone(&sink) as _;
-        let replica =
-            Replica::start(channel, config, told).map_err(|fault| StartError::new(settings.kind, &settings.name, fault))?;
+        let label = format!("{} {}", settings.kind, settings.name);
+        let replica = Replica::start(channel, label, config, told)
+            .map_err(|fault| StartError::new(settings.kind, &settings.name, fault))?;
         Ok(Arc::new(Self {
             replica,
             settings,

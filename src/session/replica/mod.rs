@@ -64,6 +64,8 @@ pub(crate) struct Replica {
 struct Shared {
     /// This very value, for callbacks.
     me: Weak<Self>,
+    /// What it is called in the log.
+    label: String,
     channel: GroupChannel,
     state: Mutex<State>,
     lanes: Vec<Mutex<()>>,
@@ -110,6 +112,8 @@ enum Told {
     Swap(Promise<Result<Committed, SwapFault>>, Result<Committed, SwapFault>),
     /// The context was left before there was an answer.
     Nothing(#[expect(dead_code, reason = "dropping it tells")] Waiter),
+    /// This member serves without so many of its slots: to be logged, which may be the application's code.
+    Incomplete(usize),
 }
 
 /// What happens once.
@@ -148,12 +152,19 @@ pub(crate) struct Found {
 }
 
 impl Replica {
-    pub(crate) fn start(channel: &GroupChannel, config: Config, sink: Arc<dyn EventSink>) -> Result<Self, StartFault> {
+    /// Enters the context of `config` on a channel; `label` is what it is called in the log.
+    pub(crate) fn start(
+        channel: &GroupChannel,
+        label: String,
+        config: Config,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<Self, StartFault> {
         let context = config.context;
         let local = channel.local();
         let engine = Engine::new(config, local.clone(), now());
         let shared = Arc::new_cyclic(|me| Shared {
             me: Weak::clone(me),
+            label,
             channel: channel.clone(),
             state: Mutex::new(State {
                 engine,
@@ -315,7 +326,7 @@ impl Shared {
         let (told, news) = self.collect(&mut state, mine);
         drop(state);
         for told in told {
-            told.tell();
+            self.tell(told);
         }
         self.outbox.empty(|send| self.send(send, SendOptions::NONE));
         if news {
@@ -359,7 +370,11 @@ impl Shared {
                     self.feed.push(event);
                     news = true;
                 }
-                Output::Ready => self.milestones.pass(|passed| passed.ready = true),
+                Output::Ready => {
+                    self.milestones.pass(|passed| passed.ready = true);
+                    let missing = state.engine.slots_missing();
+                    told.extend((missing > 0).then_some(Told::Incomplete(missing)));
+                }
                 Output::Drained => self.milestones.pass(|passed| passed.drained = true),
             }
         }
@@ -373,6 +388,19 @@ impl Shared {
             self.timer.wake_at(at);
         }
         (told, news)
+    }
+
+    fn tell(&self, told: Told) {
+        match told {
+            Told::Commit(promise, result) => promise.settle(result),
+            Told::Fetch(promise, result) => promise.settle(result),
+            Told::Swap(promise, result) => promise.settle(result),
+            Told::Nothing(_) => {}
+            Told::Incomplete(missing) => log::warn!(
+                "{}: serves although {missing} of its 1024 slots have not been transferred within the time for it; they come later",
+                self.label
+            ),
+        }
     }
 
     fn timeout(&self) {
@@ -461,17 +489,6 @@ fn tell_outcome(engine: &mut Engine, now: Time, token: Token, to: &[Member], out
 /// Whether the channel is at its end.
 fn is_stopped(error: &SendError) -> bool {
     error.faults.iter().any(|fault| matches!(fault.cause, FaultCause::Stopped))
-}
-
-impl Told {
-    fn tell(self) {
-        match self {
-            Self::Commit(promise, result) => promise.settle(result),
-            Self::Fetch(promise, result) => promise.settle(result),
-            Self::Swap(promise, result) => promise.settle(result),
-            Self::Nothing(_) => {}
-        }
-    }
 }
 
 impl Lives {
