@@ -365,7 +365,7 @@ fn who_waits_is_told_when_the_manager_stops() {
     drop(channels[0].send_with([channels[1].local()], "wait", tribes::SendOptions::NONE));
     let mut session = managers[0].create().expect("room");
     let committing = session.start_commit().wait_timeout(Duration::from_millis(10)).expect_err("nobody answers");
-    let waiting = thread::spawn(move || session.commit_with(Confirm::All).and(session.change_id()));
+    let waiting = thread::spawn(move || session.commit_with(Confirm::All).and_then(|_| session.change_id()));
     managers[0].stop();
     assert_eq!(committing.wait(), Err(CommitError::Stopped));
     assert_eq!(waiting.join().expect("no panic"), Err(CommitError::Stopped));
