@@ -133,15 +133,15 @@ impl Engine {
     }
 
     /// Everything that a store does not have as it is here. No more goes to the store by itself.
-    pub(crate) fn to_save(&mut self, now: Time) -> Vec<Stored> {
+    pub(crate) fn unsaved(&mut self, now: Time) -> Vec<Stored> {
         self.at(now);
         self.config.keeping = None;
         // What goes from now on goes from memory.
         for slot in 0..SLOTS {
             self.table.note_all(slot, |_, held| held.stored = false);
         }
-        let unsaved = self.table.iter().filter(|(_, held)| !held.current);
-        let keys: Vec<Key> = unsaved.map(|(key, _)| key.clone()).collect();
+        let changed = self.table.iter().filter(|(_, held)| !held.current);
+        let keys: Vec<Key> = changed.map(|(key, _)| key.clone()).collect();
         keys.iter().filter_map(|key| self.stored(key)).collect()
     }
 

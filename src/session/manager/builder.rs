@@ -162,6 +162,8 @@ impl<K> ManagerBuilder<K> {
     /// those that are to hold it. Members remember ended sessions for twice their `max_inactive`, or an hour: a session that never
     /// expires and was ended while this member was away for longer comes back.
     ///
+    /// The manager lets go of the store when it is stopped.
+    ///
     /// A record that cannot be read, or is not what was saved, is logged and left out; a store that cannot be listed, as a whole.
     ///
     /// ```
@@ -181,10 +183,8 @@ impl<K> ManagerBuilder<K> {
     /// session.set("cart", "1 x 4711")?;
     /// session.commit()?;
     /// let id = session.id();
-    /// drop(session);
-    /// manager.stop();
+    /// manager.stop(); // saves, and closes the directory
     /// channel.stop();
-    /// drop(manager); // closes the directory
     ///
     /// let (channel, manager) = start()?;
     /// let session = manager.get(&id)?.expect("it was kept");

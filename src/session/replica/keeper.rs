@@ -27,7 +27,9 @@ pub(crate) struct Kept {
 }
 
 pub(super) struct Keeper {
-    kept: Kept,
+    /// `None` after the end: whoever wants to open it again can.
+    store: Mutex<Option<Arc<dyn Store>>>,
+    save_on_shutdown: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -56,12 +58,20 @@ enum Next {
 
 impl Keeper {
     pub(super) fn new(kept: Kept) -> Self {
-        Self { kept, state: Mutex::default(), changed: Condvar::new() }
+        let Kept { store, save_on_shutdown } = kept;
+        Self { store: Mutex::new(Some(store)), save_on_shutdown, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Asks the store. One of others may panic: that is an error like any.
+    fn ask<T>(&self, ask: impl FnOnce(&dyn Store) -> io::Result<T>) -> io::Result<T> {
+        let store = lock(&self.store).clone();
+        let Some(store) = store else { return Err(io::Error::other("the store is closed")) };
+        catch_unwind(AssertUnwindSafe(|| ask(&*store))).unwrap_or_else(|_| Err(io::Error::other("the store panicked")))
     }
 
     /// Gives an engine what the store has, and removes from the store what is over.
     pub(super) fn restore(&self, engine: &mut Engine) {
-        let keys = match self.kept.store.keys() {
+        let keys = match self.ask(|store| store.keys()) {
             Ok(keys) => keys,
             Err(error) => return log::error!("the session store cannot be read, nothing is restored: {error}"),
         };
@@ -98,7 +108,7 @@ impl Keeper {
 
     fn get_with(&self, key: &[u8], names: &mut Names) -> Option<Stored> {
         let complain = |fault: &dyn Display| log::warn!("the stored session {:?} is left out: {fault}", Key::from(key));
-        match guarded(|| self.kept.store.load(key)) {
+        match self.ask(|store| store.load(key)) {
             Ok(Some(bytes)) => {
                 let stored = Stored::decode(names, key, &bytes);
                 if stored.is_none() {
@@ -115,7 +125,7 @@ impl Keeper {
     }
 
     fn put(&self, stored: &Stored) -> bool {
-        let saved = guarded(|| self.kept.store.save(stored.key(), &stored.encode()));
+        let saved = self.ask(|store| store.save(stored.key(), &stored.encode()));
         if let Err(error) = &saved {
             log::warn!("the session {:?} cannot be stored: {error}", Key::from(stored.key()));
         }
@@ -123,7 +133,7 @@ impl Keeper {
     }
 
     fn remove(&self, key: &[u8]) {
-        if let Err(error) = guarded(|| self.kept.store.remove(key)) {
+        if let Err(error) = self.ask(|store| store.remove(key)) {
             log::warn!("the session {:?} cannot be removed from its store: {error}", Key::from(key));
         }
     }
@@ -147,7 +157,7 @@ impl Keeper {
 
     /// Whether an end is still to come, and means that everything is saved.
     pub(super) fn ends(&self) -> bool {
-        self.kept.save_on_shutdown && !lock(&self.state).stopped
+        self.save_on_shutdown && !lock(&self.state).stopped
     }
 
     /// Finishes what is under way and saves these. Only the first end counts.
@@ -181,6 +191,7 @@ impl Keeper {
                 }
             }
         });
+        lock(&self.store).take();
     }
 
     /// Waits for something to do; `None` when there will be nothing any more.
@@ -260,11 +271,6 @@ fn in_parallel<T: Sync>(items: &[T], act: impl Fn(&T, &mut Names) + Sync) {
         }
         work();
     });
-}
-
-/// A store of others may panic: that is an error like any.
-fn guarded<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(io::Error::other("the store panicked")))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -298,7 +298,7 @@ impl Replica {
         let mut unsaved = Vec::new();
         self.with(|engine, now| {
             if self.shared.keeper.as_ref().is_some_and(Keeper::ends) {
-                unsaved = engine.to_save(now);
+                unsaved = engine.unsaved(now);
             }
             if !self.is_closed() {
                 engine.drain(now);

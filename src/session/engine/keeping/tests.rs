@@ -20,7 +20,7 @@ fn idle() -> Config {
 
 /// What a member has, as its store would have it.
 fn saved(group: &mut Group, node: usize) -> Vec<Stored> {
-    let all = group.with(node, |engine, now| engine.to_save(now));
+    let all = group.with(node, |engine, now| engine.unsaved(now));
     let again = |stored: &Stored| Stored::decode(&mut Names::default(), stored.key(), &stored.encode());
     all.iter().map(|stored| again(stored).expect("it reads what it wrote")).collect()
 }
@@ -160,7 +160,7 @@ fn a_change_of_what_is_swapped_out_lacks_nothing() {
     group.run_for(SECOND / 10);
     // The other one has merged the change and not loaded the rest.
     assert!(is_away(&group, 1, b"cart"));
-    let stored = group.with(1, |engine, now| engine.to_save(now)).pop().expect("it has changed");
+    let stored = group.with(1, |engine, now| engine.unsaved(now)).pop().expect("it has changed");
     assert!(stored.is_away());
     group.get(1, b"cart");
     for (name, value) in [("kept", "1"), ("other", "2"), ("new", "3")] {
