@@ -88,14 +88,9 @@ impl Context {
         config.context = context_hash(settings.kind, &settings.name);
         let lease = config.lease;
         let told: Arc<dyn EventSink> = Arc::clone(&sink) as _;
-<<<<<<< HEAD
         let label = format!("{} {}", settings.kind, settings.name);
-        let replica = Replica::start(channel, label, config, told)
+        let replica = Replica::start(channel, label, config, told, kept)
             .map_err(|fault| StartError::new(settings.kind, &settings.name, fault))?;
-=======
-        let replica =
-            Replica::start(channel, config, told, kept).map_err(|fault| StartError::new(settings.kind, &settings.name, fault))?;
->>>>>>> 8c2374d (Sessions: a store beyond memory: saved at the end, merged at the start, swapped out while idle)
         Ok(Arc::new(Self {
             replica,
             settings,

@@ -78,15 +78,9 @@ pub struct Statistics {
 
 impl Statistics {
     pub(crate) fn of(replica: &Replica) -> Self {
-<<<<<<< HEAD
-        let (census, counters, members, clock_skew, difference) = replica.with(|engine, _| {
-            let members = engine.others();
-            (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference())
-=======
         let (census, counters, members, clock_skew, difference, away) = replica.with(|engine, _| {
-            let members = engine.participants().len();
+            let members = engine.others();
             (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference(), engine.away())
->>>>>>> 8c2374d (Sessions: a store beyond memory: saved at the end, merged at the start, swapped out while idle)
         });
         let lives = replica.lives();
         let average = lives.total.checked_div(u32::try_from(lives.ended).unwrap_or(u32::MAX)).unwrap_or_default();

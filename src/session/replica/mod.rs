@@ -157,20 +157,13 @@ pub(crate) struct Found {
 }
 
 impl Replica {
-<<<<<<< HEAD
     /// Enters the context of `config` on a channel; `label` is what it is called in the log.
     pub(crate) fn start(
         channel: &GroupChannel,
         label: String,
         config: Config,
         sink: Arc<dyn EventSink>,
-=======
-    pub(crate) fn start(
-        channel: &GroupChannel,
-        config: Config,
-        sink: Arc<dyn EventSink>,
         kept: Option<Kept>,
->>>>>>> 8c2374d (Sessions: a store beyond memory: saved at the end, merged at the start, swapped out while idle)
     ) -> Result<Self, StartFault> {
         let context = config.context;
         let local = channel.local();
@@ -401,18 +394,14 @@ impl Shared {
                     self.feed.push(event);
                     news = true;
                 }
-<<<<<<< HEAD
+                Output::Save(savings) => self.keep(|keeper| keeper.save(savings)),
+                Output::Load(keys) => self.keep(|keeper| keeper.load(keys)),
+                Output::Forget(key) => self.keep(|keeper| keeper.forget(key)),
                 Output::Ready => {
                     self.milestones.pass(|passed| passed.ready = true);
                     let missing = state.engine.slots_missing();
                     told.extend((missing > 0).then_some(Told::Incomplete(missing)));
                 }
-=======
-                Output::Save(savings) => self.keep(|keeper| keeper.save(savings)),
-                Output::Load(keys) => self.keep(|keeper| keeper.load(keys)),
-                Output::Forget(key) => self.keep(|keeper| keeper.forget(key)),
-                Output::Ready => self.milestones.pass(|passed| passed.ready = true),
->>>>>>> 8c2374d (Sessions: a store beyond memory: saved at the end, merged at the start, swapped out while idle)
                 Output::Drained => self.milestones.pass(|passed| passed.drained = true),
             }
         }
@@ -428,7 +417,6 @@ impl Shared {
         (told, news)
     }
 
-<<<<<<< HEAD
     fn tell(&self, told: Told) {
         match told {
             Told::Commit(promise, result) => promise.settle(result),
@@ -439,11 +427,12 @@ impl Shared {
                 "{}: serves although {missing} of its 1024 slots have not been transferred within the time for it; they come later",
                 self.label
             ),
-=======
+        }
+    }
+
     fn keep(&self, keep: impl FnOnce(&Keeper)) {
         if let Some(keeper) = &self.keeper {
             keep(keeper);
->>>>>>> 8c2374d (Sessions: a store beyond memory: saved at the end, merged at the start, swapped out while idle)
         }
     }
 
