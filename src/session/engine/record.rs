@@ -33,16 +33,6 @@ pub(crate) struct Attribute {
     pub(crate) value: Option<Bytes>,
 }
 
-/// What a value that is in the store only points to, with no length. No value that came from elsewhere does, so that the two are told
-/// apart; and it is less than any other, so that a merge prefers each.
-static AWAY: [u8; 1] = [0];
-
-impl Attribute {
-    fn is_away(&self) -> bool {
-        self.value.as_ref().is_some_and(|value| value.is_empty() && value.as_ptr() == AWAY.as_ptr())
-    }
-}
-
 /// The longest time without access: a register. Zero milliseconds: the entry does not expire.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Lease {
@@ -211,11 +201,12 @@ impl Record {
 
     /// The whole state in one number: equal for equal records, but for the access time, which is compared beside it.
     pub(crate) fn fingerprint(&self) -> u64 {
-        let version = |seed: u64, version: Version| mix(mix(version.time ^ seed) ^ version.node);
+        // Mixed each time: times differ in few bits, and so would what marks a register if it were only added to them.
+        let version = |seed: u64, version: Version| mix(mix(mix(seed) ^ version.time) ^ version.node);
         let mut sum = version(1, self.birth)
             .wrapping_add(version(2, self.death))
             .wrapping_add(version(3, self.lease.version))
-            .wrapping_add(mix(self.lapsed ^ 4));
+            .wrapping_add(mix(mix(4) ^ self.lapsed));
         if self.death() == Some(Death::Lapsed) {
             // Replicas that have and that have not yet let go of the attributes are equal.
             return sum;
@@ -232,31 +223,6 @@ impl Record {
         debug_assert_eq!(self.death(), Some(Death::Lapsed), "only what has expired is let go of");
         self.attributes = Attributes::default();
         self.seen = Seen::default();
-    }
-
-    /// Lets go of the values, which are in the store.
-    pub(crate) fn go_away(&mut self) {
-        for value in self.attributes.iter_mut().filter_map(|attribute| attribute.value.as_mut()).filter(|value| !value.is_empty())
-        {
-            *value = Bytes::from_static(&AWAY[..0]);
-        }
-    }
-
-    /// Whether values are missing.
-    pub(crate) fn is_away(&self) -> bool {
-        self.attributes.iter().any(Attribute::is_away)
-    }
-
-    /// Takes values that are missing from another state of this key, where that has the very same writes.
-    pub(crate) fn come_back(&mut self, from: &Self) {
-        for missing in self.attributes.iter_mut().filter(|attribute| attribute.is_away()) {
-            if let Some(there) =
-                from.attribute(&missing.name).filter(|there| there.version == missing.version && !there.is_away())
-                && there.value.is_some()
-            {
-                missing.value.clone_from(&there.value);
-            }
-        }
     }
 
     /// Roughly what this record takes in memory, in bytes, without its key.
