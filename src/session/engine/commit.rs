@@ -119,7 +119,8 @@ pub(super) struct Commits {
 
 #[derive(Debug)]
 struct Waiting {
-    key: Key,
+    /// What it changed, all in one slot: two keys for a rename.
+    keys: Vec<Key>,
     whom: Whom,
     want: Want,
     committed: Committed,
@@ -128,6 +129,12 @@ struct Waiting {
     failed: Vec<Member>,
     deadline: u64,
     hedge_at: Option<u64>,
+}
+
+impl Waiting {
+    fn slot(&self) -> u16 {
+        self.keys.first().map_or(0, |key| slot_of(key))
+    }
 }
 
 impl Commits {
@@ -158,10 +165,11 @@ impl Engine {
         };
         let holders: Vec<_> = self.holders_but_me(slot_of(key));
         let committed = Committed { version, wanted: self.wanted(), confirmed: Vec::new() };
+        let keys = entries.iter().map(|entry| entry.key.clone()).collect();
         let ticket = self.number();
         let hedge = self.in_millis(self.config.hedge_after);
         let waiting = Waiting {
-            key: key.into(),
+            keys,
             whom,
             want,
             committed,
@@ -255,7 +263,9 @@ impl Engine {
         self.check(&attributes)?;
         let before = self.base(key, read)?;
         let version = self.tick(before.latest());
-        let mut record = Record { birth: version, touched: version.time, lapsed: 0, ..(*before).clone() };
+        // What was removed under the old key, earlier, is not what the new one was.
+        let death = Version::ZERO;
+        let mut record = Record { birth: version, death, touched: version.time, lapsed: 0, ..(*before).clone() };
         if let Some(lease) = lease {
             record.lease = Lease { version, millis: millis_of(lease) };
         }
@@ -373,12 +383,12 @@ impl Engine {
 
     /// How many confirmations a commit needs, as things are.
     fn needed(&self, waiting: &Waiting) -> usize {
-        let others = self.placement.members().iter().filter(|member| **member != self.local).count();
+        let holders = self.placement.holding(waiting.slot()).filter(|member| **member != self.local).count();
         match waiting.want {
             Want::None => 0,
             // More copies than are kept would be let go of as soon as they are made.
-            Want::Copies(copies) => usize::try_from(copies).unwrap_or(usize::MAX).min(others).min(self.wanted()),
-            Want::All => self.placement.holding(slot_of(&waiting.key)).filter(|member| **member != self.local).count(),
+            Want::Copies(copies) => usize::try_from(copies).unwrap_or(usize::MAX).min(holders).min(self.wanted()),
+            Want::All => holders,
         }
     }
 
@@ -403,28 +413,27 @@ impl Engine {
     /// Asks one more member to hold the entry of a commit, until its holders do; one that failed before only if `again`.
     fn hedge(&mut self, ticket: Ticket, again: bool) {
         let Some(waiting) = self.commits.waiting.get_mut(&ticket) else { return };
-        let order = self.placement.order(slot_of(&waiting.key));
+        let order = self.placement.order(waiting.slot());
         let fresh = order.into_iter().find(|member| **member != self.local && !waiting.asked.contains(member)).cloned();
-        let key = waiting.key.clone();
         if let Some(next) = fresh.or_else(|| if again { waiting.failed.pop() } else { None }) {
-            self.ask(ticket, next, key);
+            self.ask(ticket, next);
         }
     }
 
-    fn ask(&mut self, ticket: Ticket, member: Member, key: Key) {
-        if let Some(waiting) = self.commits.waiting.get_mut(&ticket) {
-            waiting.asked.push(member.clone());
-        }
-        self.put_whole(&member, [key], Some(ticket));
+    /// Sends a member all that a commit changed, in one message: it confirms all of it, or nothing.
+    fn ask(&mut self, ticket: Ticket, member: Member) {
+        let Some(waiting) = self.commits.waiting.get_mut(&ticket) else { return };
+        waiting.asked.push(member.clone());
+        let keys = waiting.keys.clone();
+        let entries = keys.iter().filter_map(|key| self.whole(key)).collect();
+        self.put(vec![member], entries, Some(ticket));
     }
 
     fn settle(&mut self, ticket: Ticket) {
         let Some(waiting) = self.commits.waiting.get(&ticket) else { return };
         let needed = self.needed(waiting);
         let met = match waiting.want {
-            Want::All => {
-                self.holders_but_me(slot_of(&waiting.key)).iter().all(|holder| waiting.committed.confirmed.contains(holder))
-            }
+            Want::All => self.holders_but_me(waiting.slot()).iter().all(|holder| waiting.committed.confirmed.contains(holder)),
             _ => waiting.committed.confirmed.len() >= needed,
         };
         #[cfg(test)]
@@ -467,8 +476,13 @@ impl Engine {
 
     /// Another member has removed an entry: what waits for it to be confirmed waits in vain.
     pub(super) fn commits_died(&mut self, key: &[u8]) {
-        let mut died: Vec<_> =
-            self.commits.waiting.iter().filter(|(_, waiting)| *waiting.key == *key).map(|(ticket, _)| *ticket).collect();
+        let mut died: Vec<_> = self
+            .commits
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.keys.iter().any(|changed| **changed == *key))
+            .map(|(ticket, _)| *ticket)
+            .collect();
         died.sort_unstable();
         for ticket in died {
             if let Some(waiting) = self.commits.waiting.remove(&ticket) {
@@ -492,10 +506,9 @@ impl Engine {
         let tickets: Vec<_> = self.commits.waiting.keys().copied().collect();
         for ticket in tickets {
             let Some(waiting) = self.commits.waiting.get(&ticket) else { continue };
-            let key = waiting.key.clone();
-            let holders = self.holders_but_me(slot_of(&key));
+            let holders = self.holders_but_me(waiting.slot());
             let fresh = holders.into_iter().filter(|holder| !waiting.asked.contains(holder)).collect::<Vec<_>>();
-            fresh.into_iter().for_each(|holder| self.ask(ticket, holder, key.clone()));
+            fresh.into_iter().for_each(|holder| self.ask(ticket, holder));
             self.settle(ticket);
         }
     }

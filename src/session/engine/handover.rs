@@ -21,6 +21,9 @@ pub(super) struct Handover {
     /// When a slot was offered to a member: what that one wanted of it may be on its way.
     offered: HashMap<(SlotId, UniqueId), u64>,
     drained: bool,
+    /// What was let go of, for the simulation.
+    #[cfg(test)]
+    pub(super) gone: Vec<(Key, std::sync::Arc<super::Record>)>,
 }
 
 impl Handover {
@@ -68,7 +71,9 @@ impl Engine {
     }
 
     fn let_go(&mut self, key: &[u8]) {
-        if self.table.remove(key).is_some() {
+        if let Some(_held) = self.table.remove(key) {
+            #[cfg(test)]
+            self.handover.gone.push((key.into(), _held.record));
             self.counters.handed_over += 1;
             let slot = slot_of(key);
             if self.table.slot(slot).is_empty() {

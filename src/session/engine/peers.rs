@@ -7,7 +7,6 @@ use super::message::{Hello, Message, Phase};
 use super::placement::{Candidate, Placement, Site};
 use super::table::SLOTS;
 use super::{Copies, Engine, Output};
-
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::stack::Time;
@@ -207,7 +206,9 @@ impl Engine {
             Entry::Vacant(_) if strangers >= MAX_STRANGERS => return,
             Entry::Vacant(place) => place.insert(Peer::new(from.clone())),
         };
-        let before = peer.phase.replace(hello.phase);
+        // Hellos may overtake each other; a life only goes on.
+        let phase = peer.phase.map_or(hello.phase, |before| before.max(hello.phase));
+        let before = peer.phase.replace(phase);
         peer.without = false;
         let in_view = peer.in_view;
         if hello.answer {
@@ -216,7 +217,7 @@ impl Engine {
         if before.is_none() && hello.phase == Phase::Ready && self.transfer_begun() {
             self.peers.met = Some(self.millis());
         }
-        if in_view && before != Some(hello.phase) {
+        if in_view && before != Some(phase) {
             self.place();
             self.repair_soon(from);
         }

@@ -80,7 +80,8 @@ impl Engine {
             let slot = slot_of(&key);
             let fingerprint = self.table.get(&key).map(|held| held.fingerprint);
             if self.placement.rank(slot, &self.local).is_none() {
-                // A guest, until the holders have it.
+                // A guest, until the holders have it: whoever sent it counts on this copy, whatever was known of the one before.
+                self.table.note(&key, |held| held.copies = 0);
                 self.handover_soon();
             }
             if self.placement.rank(slot, from).is_some() {
@@ -142,11 +143,7 @@ impl Engine {
         }
         let merged = self.table.change(&key, |held| {
             let news = accessed > held.accessed || record.touched > held.record.touched;
-            let mine = Arc::make_mut(&mut held.record);
-            if held.away && same_birth {
-                mine.come_back(&record);
-            }
-            let merged = mine.merge(&record);
+            let merged = Arc::make_mut(&mut held.record).merge(&record);
             if merged.changed {
                 held.fingerprint = held.record.fingerprint();
                 held.copies = 0;
