@@ -211,11 +211,10 @@ impl Run {
                 let ahead = self.below(600_000) as i64 - 300_000;
                 self.sim.set_clock(node, 0, ahead);
             }
-            17 if self.alive().len() > 2
-                && self.leaving.is_empty()
-                && self.sim.with_app::<Node, _>(node, |app, cx| app.drain(cx)).is_some() =>
-            {
-                self.leaving.push(node);
+            17 if self.alive().len() > 2 && self.leaving.is_empty() => {
+                if self.sim.with_app::<Node, _>(node, |app, cx| app.drain(cx)).is_some() {
+                    self.leaving.push(node);
+                }
             }
             _ => {}
         }
@@ -319,7 +318,7 @@ impl Run {
         }
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         let seed = self.sim.seed();
         assert!(self.has_converged(), "seed {seed}: the replicas differ after the bound");
         for node in self.alive() {

@@ -1,0 +1,405 @@
+//! Those who use the sessions while all this happens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::Ticket;
+use super::super::commit::{Change, Commit, CommitFault, Committed, Refusal};
+use super::super::fetch::{FetchFault, Get};
+use super::super::message::{Phase, Want};
+use super::super::record::{Name, Record};
+use super::super::swap::SwapFault;
+use super::super::table::{Key, slot_of};
+use super::super::version::Version;
+use super::chance::Chance;
+use super::coverage::Fault;
+use super::oracle::{Kind, Mark, name};
+use super::plan::Plan;
+use super::world::{Happening, Pid, Verdict, World};
+
+type Attributes = Vec<(Name, Option<Bytes>)>;
+
+/// What a client does with an entry that it has read.
+#[derive(Clone, Debug)]
+pub(super) enum Intent {
+    Nothing,
+    Update(Attributes),
+    Remove,
+    Rename,
+    Swap,
+}
+
+/// An entry that was read, and what is to be done with it.
+#[derive(Clone, Debug)]
+pub(super) struct Thought {
+    key: Key,
+    read: Arc<Record>,
+    intent: Intent,
+}
+
+/// A commit that is under way: the keys that it changes.
+#[derive(Clone, Debug)]
+struct Pending {
+    keys: Vec<Key>,
+    want: Want,
+    removal: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    /// The names in use.
+    pool: Vec<Key>,
+    fresh: u64,
+    seed: u64,
+    reads: BTreeMap<(Pid, Ticket), (Key, Intent, Duration)>,
+    commits: BTreeMap<(Pid, Ticket), Pending>,
+    swaps: BTreeMap<(Pid, Ticket), (Key, Version)>,
+}
+
+/// The attribute that is only written on a condition.
+const COUNTER: &str = "n";
+
+impl Clients {
+    pub(super) fn new(seed: u64, plan: &Plan) -> Self {
+        let mut clients = Self { seed, ..Self::default() };
+        for _ in 0..plan.keys {
+            let key = clients.fresh();
+            clients.pool.push(key);
+        }
+        clients
+    }
+
+    fn fresh(&mut self) -> Key {
+        self.fresh += 1;
+        format!("k{}-{}", self.seed, self.fresh).into_bytes().into()
+    }
+
+    /// A new name in the same slot.
+    fn beside(&mut self, key: &[u8]) -> Key {
+        loop {
+            let other = self.fresh();
+            if slot_of(&other) == slot_of(key) {
+                return other;
+            }
+        }
+    }
+}
+
+impl World {
+    /// A client does something.
+    pub(super) fn client(&mut self) -> Verdict {
+        if self.calm {
+            return Ok(());
+        }
+        let gap = u64::try_from(self.plan.op_gap.as_millis()).expect("short");
+        let next = self.chance.millis(0, 2 * gap);
+        self.schedule(next, Happening::Client);
+        let key = self.chance.pick(&self.clients.pool).clone();
+        let intent = match self.chance.below(100) {
+            0..=24 => Intent::Nothing,
+            25..=74 => Intent::Update(self.attributes()),
+            75..=79 => Intent::Remove,
+            80..=83 => Intent::Rename,
+            84..=90 => Intent::Swap,
+            more => {
+                let Some(node) = self.choose() else { return Ok(()) };
+                return self.make(node, &key, more >= 98);
+            }
+        };
+        let twice = self.chance.percent(25);
+        for _ in 0..=u64::from(twice) {
+            let Some(node) = self.choose() else { return Ok(()) };
+            let mut intent = intent.clone();
+            if let Intent::Update(attributes) = &mut intent {
+                *attributes = self.attributes();
+            }
+            self.get(node, &key, intent)?;
+        }
+        Ok(())
+    }
+
+    /// A node that serves; now and then one that does not yet, or that leaves.
+    fn choose(&mut self) -> Option<usize> {
+        let any = self.chance.percent(5);
+        let serves = |node: &usize| {
+            let engine = self.nodes[*node].process.as_ref().map(|process| (&process.engine, process.leaving));
+            engine.is_some_and(|(engine, leaving)| any || engine.phase() == Phase::Ready && !leaving)
+        };
+        let nodes: Vec<_> = self.awake().into_iter().filter(serves).collect();
+        (!nodes.is_empty()).then(|| *self.chance.pick(&nodes))
+    }
+
+    fn attributes(&mut self) -> Attributes {
+        let count = 1 + self.chance.below(2);
+        let mut attributes = Attributes::new();
+        for _ in 0..count {
+            let name = format!("a{}", self.chance.below(4));
+            let value = (!self.chance.percent(15)).then(|| self.value());
+            attributes.retain(|(known, _)| **known != *name);
+            attributes.push((name.into(), value));
+        }
+        attributes
+    }
+
+    fn value(&mut self) -> Bytes {
+        let length = if self.chance.percent(10) { self.chance.index(1500) } else { self.chance.index(40) };
+        let mut value = format!("{:x}-", self.chance.draw()).into_bytes();
+        value.resize(value.len() + length, b'.');
+        value.into()
+    }
+
+    fn want(chance: &mut Chance) -> Want {
+        match chance.below(10) {
+            0..=2 => Want::None,
+            3..=6 => Want::Copies(1),
+            7 => Want::Copies(2),
+            8 => Want::Copies(20),
+            _ => Want::All,
+        }
+    }
+
+    fn get(&mut self, node: usize, key: &Key, intent: Intent) -> Verdict {
+        let time = self.time(node);
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let pid = process.pid;
+        let got = process.engine.get(time, key);
+        self.trace.tell(|| format!("{:?} {pid:?} gets {}: {got:?}", self.now, name(key)));
+        match got {
+            Get::Here(record) => {
+                self.coverage.saw(Fault::Read);
+                self.read(pid, key, Some(&record), intent, self.now)?;
+            }
+            Get::Absent => self.oracle.read(pid, key, None, self.now)?,
+            Get::Asking(ticket) => {
+                self.oracle.asked(pid, ticket, Kind::Fetch, self.now)?;
+                self.clients.reads.insert((pid, ticket), (key.clone(), intent, self.now));
+            }
+        }
+        self.with(node, |_| ())
+    }
+
+    fn read(&mut self, pid: Pid, key: &Key, record: Option<&Arc<Record>>, intent: Intent, since: Duration) -> Verdict {
+        self.oracle.read(pid, key, record.map(|record| &**record), since)?;
+        let Some(record) = record else { return Ok(()) };
+        self.oracle.accessed(pid, key, self.now);
+        let after = if self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };
+        let thought = Thought { key: key.clone(), read: Arc::clone(record), intent };
+        self.schedule(after, Happening::Think { pid, thought });
+        Ok(())
+    }
+
+    pub(super) fn fetched(&mut self, pid: Pid, ticket: Ticket, result: Result<Option<Arc<Record>>, FetchFault>) -> Verdict {
+        self.trace.tell(|| format!("{:?} {pid:?} fetched {ticket}: {result:?}", self.now));
+        self.oracle.answered(pid, ticket, Kind::Fetch)?;
+        let Some((key, intent, since)) = self.clients.reads.remove(&(pid, ticket)) else {
+            return Err(format!("{pid:?} fetched {ticket}, which nobody asked for"));
+        };
+        match result {
+            Ok(record) => {
+                self.coverage.saw(Fault::Fetched);
+                self.read(pid, &key, record.as_ref(), intent, since)
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn think(&mut self, pid: Pid, thought: Thought) -> Verdict {
+        let Thought { key, read, intent } = thought;
+        if self.process(pid).is_none() {
+            return Ok(());
+        }
+        match intent {
+            Intent::Nothing => Ok(()),
+            Intent::Update(attributes) => {
+                let lease = self.chance.percent(5).then(|| Duration::from_millis(*self.chance.pick(&self.plan.leases)));
+                self.change(pid, &key, Change::Update { read, lease, attributes })
+            }
+            Intent::Remove => {
+                if self.chance.percent(60) {
+                    self.renew(&key);
+                }
+                self.change(pid, &key, Change::Remove)
+            }
+            Intent::Rename => {
+                let to = self.clients.beside(&key);
+                if let Some(at) = self.clients.pool.iter().position(|known| *known == key) {
+                    self.clients.pool[at] = to.clone();
+                }
+                self.change(pid, &key, Change::Rename { read, to, lease: None, attributes: Attributes::new() })
+            }
+            Intent::Swap => self.swap(pid, &key, &read),
+        }
+    }
+
+    /// Another name instead of this one.
+    fn renew(&mut self, key: &Key) {
+        let fresh = self.clients.fresh();
+        if let Some(at) = self.clients.pool.iter().position(|known| known == key) {
+            self.clients.pool[at] = fresh;
+        }
+    }
+
+    fn make(&mut self, node: usize, key: &Key, replace: bool) -> Verdict {
+        let Some(pid) = self.nodes[node].process.as_ref().map(|process| process.pid) else { return Ok(()) };
+        let lease = Duration::from_millis(*self.chance.pick(&self.plan.leases));
+        let attributes = self.attributes();
+        let change = if replace { Change::Replace { lease, attributes } } else { Change::Create { lease, attributes } };
+        self.change(pid, key, change)
+    }
+
+    fn change(&mut self, pid: Pid, key: &Key, change: Change) -> Verdict {
+        let want = Self::want(&mut self.chance);
+        let time = self.time(pid.node);
+        let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
+        self.trace.tell(|| format!("{:?} {pid:?} commits {}: {change:?} {want:?}", self.now, name(key)));
+        let engine = &mut process.engine;
+        let before = engine.table.get(key).map(|held| Arc::clone(&held.record));
+        let (fault, lease, names, to, read) = match &change {
+            Change::Create { lease, attributes } => (Fault::Created, Some(*lease), names(attributes), None, None),
+            Change::Replace { lease, attributes } => (Fault::Replaced, Some(*lease), names(attributes), None, None),
+            Change::Update { read, lease, attributes } => {
+                let removes = attributes.iter().any(|(_, value)| value.is_none());
+                let fault = if removes { Fault::AttributeRemoved } else { Fault::Changed };
+                (fault, *lease, names(attributes), None, Some(Arc::clone(read)))
+            }
+            Change::Rename { read, to, .. } => (Fault::Renamed, None, Vec::new(), Some(to.clone()), Some(Arc::clone(read))),
+            Change::Remove => (Fault::Removed, None, Vec::new(), None, None),
+        };
+        let removal = matches!(change, Change::Remove | Change::Rename { .. });
+        let commit = match engine.commit(time, key, change, want) {
+            Ok(commit) => commit,
+            Err(refusal) => {
+                self.trace.tell(|| format!("{:?} {pid:?} refuses: {refusal:?}", self.now));
+                return match refusal {
+                    Refusal::Exists | Refusal::Removed | Refusal::Expired => self.with(pid.node, |_| ()),
+                    _ => Err(format!("{pid:?} refuses a change of {}: {refusal:?}", name(key))),
+                };
+            }
+        };
+        self.coverage.saw(fault);
+        let after = engine.table.get(key).map(|held| Arc::clone(&held.record));
+        let base = before.or(read).map(|record| record.seen.clone()).unwrap_or_default();
+        self.oracle.key(key, lease);
+        self.oracle.accessed(pid, key, self.now);
+        let mut keys = vec![key.clone()];
+        if let Some(after) = after {
+            if removal {
+                self.oracle.wrote(key, Version::ZERO, Mark::Death, after.death, pid, None, self.now);
+            } else {
+                let version = names.iter().filter_map(|name| Some(after.attribute(name)?.version)).max();
+                if matches!(fault, Fault::Created | Fault::Replaced) {
+                    self.oracle.wrote(key, after.birth, Mark::Birth, after.birth, pid, None, self.now);
+                }
+                for (name, version) in names.into_iter().zip(std::iter::repeat(version)) {
+                    let version = version.expect("what was written is there");
+                    self.oracle.wrote(key, after.birth, Mark::Attribute(name), version, pid, Some(base.clone()), self.now);
+                }
+            }
+        } else if let Commit::Done(done) = &commit {
+            self.oracle.wrote(key, Version::ZERO, Mark::Death, done.version, pid, None, self.now);
+        }
+        if let Some(to) = to {
+            let engine = self.process(pid).map(|process| &process.engine);
+            let record = engine.and_then(|engine| Some(Arc::clone(&engine.table.get(&to)?.record)));
+            let least = self.plan.leases.iter().filter(|lease| **lease > 0).min().copied().unwrap_or(0);
+            self.oracle.key(&to, Some(Duration::from_millis(least)));
+            self.oracle.accessed(pid, &to, self.now);
+            if let Some(record) = record {
+                self.oracle.wrote(&to, record.birth, Mark::Birth, record.birth, pid, None, self.now);
+            }
+            keys.push(to);
+        }
+        match commit {
+            Commit::Done(receipt) => {
+                if !receipt.confirmed.is_empty() {
+                    return Err(format!("{pid:?}: done before anybody could confirm: {receipt:?}"));
+                }
+                self.receipt(pid, &keys, want, &receipt, removal)?;
+            }
+            Commit::Waiting(ticket) => {
+                self.oracle.asked(pid, ticket, Kind::Commit, self.now)?;
+                self.clients.commits.insert((pid, ticket), Pending { keys, want, removal });
+            }
+        }
+        self.with(pid.node, |_| ())
+    }
+
+    /// A receipt with everything that was asked for.
+    fn receipt(&mut self, pid: Pid, keys: &[Key], want: Want, receipt: &Committed, removal: bool) -> Verdict {
+        let Some(engine) = self.process(pid).map(|process| &process.engine) else { return Ok(()) };
+        let holders = engine.placement.holding(slot_of(&keys[0])).filter(|member| *member != engine.local()).count();
+        let needed = match want {
+            Want::None => 0,
+            Want::Copies(copies) => holders.min(usize::try_from(copies).unwrap_or(usize::MAX)).min(engine.wanted()),
+            Want::All => holders,
+        };
+        if receipt.confirmed.len() < needed {
+            return Err(format!("{pid:?} promises {} of {needed} copies: {receipt:?}", receipt.confirmed.len()));
+        }
+        self.confirmed(pid, keys, receipt, removal)
+    }
+
+    /// What a receipt says, be it all that was asked for or not.
+    fn confirmed(&mut self, pid: Pid, keys: &[Key], receipt: &Committed, removal: bool) -> Verdict {
+        if removal && !self.oracle.knows(&keys[0], receipt.version) {
+            self.oracle.wrote(&keys[0], Version::ZERO, Mark::Death, receipt.version, pid, None, self.now);
+        }
+        self.oracle.receipt(pid, keys, receipt, &self.nodes)
+    }
+
+    pub(super) fn committed(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, CommitFault>) -> Verdict {
+        self.trace.tell(|| format!("{:?} {pid:?} committed {ticket}: {result:?}", self.now));
+        self.oracle.answered(pid, ticket, Kind::Commit)?;
+        let Some(Pending { keys, want, removal }) = self.clients.commits.remove(&(pid, ticket)) else {
+            return Err(format!("{pid:?} committed {ticket}, which nobody asked for"));
+        };
+        match result {
+            Ok(receipt) => {
+                self.coverage.saw(Fault::Confirmed);
+                self.receipt(pid, &keys, want, &receipt, removal)
+            }
+            Err(fault) => {
+                self.coverage.saw(Fault::Unconfirmed);
+                self.confirmed(pid, &keys, &fault.committed, removal)
+            }
+        }
+    }
+
+    fn swap(&mut self, pid: Pid, key: &Key, read: &Record) -> Verdict {
+        let expected = read.attribute(COUNTER).map_or(Version::ZERO, |attribute| attribute.version);
+        let (want, value) = (Self::want(&mut self.chance), self.value());
+        let time = self.time(pid.node);
+        let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
+        let ticket = process.engine.swap(time, key, COUNTER.into(), expected, Some(value), want);
+        self.trace.tell(|| format!("{:?} {pid:?} swaps {} from {expected}: {ticket}", self.now, name(key)));
+        self.oracle.asked(pid, ticket, Kind::Swap, self.now)?;
+        self.clients.swaps.insert((pid, ticket), (key.clone(), expected));
+        self.with(pid.node, |_| ())
+    }
+
+    pub(super) fn swapped(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, SwapFault>) -> Verdict {
+        self.trace.tell(|| format!("{:?} {pid:?} swapped {ticket}: {result:?}", self.now));
+        self.oracle.answered(pid, ticket, Kind::Swap)?;
+        let Some((_, expected)) = self.clients.swaps.remove(&(pid, ticket)) else {
+            return Err(format!("{pid:?} swapped {ticket}, which nobody asked for"));
+        };
+        match result {
+            Ok(receipt) | Err(SwapFault::Unconfirmed(receipt)) => {
+                self.coverage.saw(Fault::SwapDone);
+                if receipt.version <= expected {
+                    return Err(format!("{pid:?} wrote {} over {expected}", receipt.version));
+                }
+            }
+            Err(SwapFault::Conflict(_)) => self.coverage.saw(Fault::SwapConflict),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn names(attributes: &Attributes) -> Vec<Name> {
+    attributes.iter().map(|(name, _)| Name::clone(name)).collect()
+}

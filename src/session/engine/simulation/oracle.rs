@@ -1,0 +1,528 @@
+//! What must hold, at every step, whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::commit::Committed;
+use super::super::record::{Death, Name, Record};
+use super::super::seen::Seen;
+use super::super::table::{Key, slot_of};
+use super::super::version::Version;
+use super::super::{Event, Ticket, What};
+use super::coverage::{Coverage, Fault};
+use super::plan::{Plan, SLOW_DELAY};
+use super::trace::Trace;
+use super::world::{Node, Pid, Process, Verdict};
+use crate::id::UniqueId;
+use crate::member::Member;
+
+/// A write that a client was told of.
+#[derive(Clone)]
+pub(super) struct Write {
+    pub(super) key: Key,
+    pub(super) birth: Version,
+    pub(super) mark: Mark,
+    pub(super) version: Version,
+    pub(super) by: Pid,
+    /// What the writer had seen; `None` where that is not known.
+    pub(super) base: Option<Seen>,
+    at: Duration,
+    /// Who must have it, until it has handed it over.
+    responsible: BTreeSet<Pid>,
+    /// All who were responsible have crashed.
+    excused: bool,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Mark {
+    Birth,
+    Attribute(Name),
+    Death,
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { birth, mark, version, by, base, at, .. } = self;
+        write!(
+            f,
+            "{} {mark:?} {version} of {birth} by {by:?} at {at:?} over {base:?}, held by {:?}",
+            name(&self.key),
+            self.responsible
+        )
+    }
+}
+
+impl fmt::Debug for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.node, self.life)
+    }
+}
+
+impl Write {
+    /// Whether a record contains this write, a later one, or an end of the entry.
+    fn is_in(&self, record: &Record) -> bool {
+        let later = record.birth > self.birth;
+        match &self.mark {
+            Mark::Death => record.death >= self.version || record.birth > self.version,
+            Mark::Birth => later || record.birth == self.birth || record.death >= self.birth,
+            Mark::Attribute(name) => {
+                let written = || record.attribute(name).is_some_and(|attribute| attribute.version >= self.version);
+                later
+                    || record.death >= self.birth
+                    || record.birth == self.birth && (record.death() == Some(Death::Lapsed) || written())
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Commit,
+    Fetch,
+    Swap,
+}
+
+/// What a process let go of, and who held it for all it knew.
+type Handed = (Arc<Record>, Vec<Pid>);
+
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    pub(super) coverage: Coverage,
+    pub(super) keys: BTreeSet<Key>,
+    pids: BTreeMap<UniqueId, Pid>,
+    writes: BTreeMap<Key, Vec<Write>>,
+    /// Removals, by key, that clients asked for.
+    deaths: BTreeMap<Key, BTreeSet<Version>>,
+    /// What each process held when it was last looked at.
+    held: BTreeMap<Pid, BTreeMap<Key, Arc<Record>>>,
+    /// What each process let go of, and to whom it belonged then.
+    handed: BTreeMap<(Pid, Key), Vec<Handed>>,
+    /// The latest death of a key that a process has known of.
+    floors: BTreeMap<(Pid, Key), Version>,
+    /// Lost writes that were reported.
+    reported: BTreeSet<(Key, Version)>,
+    tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
+    /// The same by time.
+    deadlines: BTreeSet<(Duration, Pid, Ticket)>,
+    accesses: BTreeMap<Key, BTreeMap<Pid, Duration>>,
+    /// The shortest lease that a key was given.
+    leases: BTreeMap<Key, u64>,
+    /// Keys of which an entry has expired since the last calm.
+    lapsed: BTreeSet<Key>,
+    /// When two nodes could last not talk to each other.
+    disturbed: BTreeMap<(usize, usize), Duration>,
+    limits: [Duration; 3],
+    lossy: bool,
+    max_entries: usize,
+}
+
+/// Answers may be this late: timers have whole milliseconds.
+const LATE: Duration = Duration::from_millis(20);
+/// Expiry may err by what is said between members while it decides.
+const REAP: u64 = 3_000 + 2 * SLOW_DELAY;
+/// After this long without a fault, all members that see each other have compared what they hold.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Deliveries under way at one member, at most.
+const MAX_UNDER_WAY: usize = 5_000;
+
+impl Oracle {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let config = &plan.config;
+        Self {
+            limits: [config.commit_timeout, config.fetch_timeout, config.commit_timeout + config.fetch_timeout],
+            lossy: plan.net.loss + plan.net.slow > 0,
+            max_entries: config.max_entries,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn born(&mut self, pid: Pid, now: Duration, member: &Member) {
+        self.pids.insert(member.id(), pid);
+        self.disturb_all(pid.node, now);
+    }
+
+    pub(super) fn disturb(&mut self, a: usize, b: usize, now: Duration) {
+        self.disturbed.insert((a.min(b), a.max(b)), now);
+    }
+
+    pub(super) fn disturb_all(&mut self, node: usize, now: Duration) {
+        (0..16).for_each(|other| self.disturb(node, other, now));
+    }
+
+    /// Whether these two could talk to each other all the time since then.
+    fn talked(&self, a: usize, b: usize, since: Duration) -> bool {
+        self.disturbed.get(&(a.min(b), a.max(b))).is_none_or(|at| *at < since)
+    }
+
+    pub(super) fn key(&mut self, key: &Key, lease: Option<Duration>) {
+        self.keys.insert(key.clone());
+        if let Some(lease) = lease.filter(|lease| !lease.is_zero()) {
+            let millis = u64::try_from(lease.as_millis()).expect("leases are short");
+            self.leases.entry(key.clone()).and_modify(|least| *least = millis.min(*least)).or_insert(millis);
+        }
+    }
+
+    /// A client's write was made.
+    #[expect(clippy::too_many_arguments, reason = "the fields of a write")]
+    pub(super) fn wrote(
+        &mut self,
+        key: &Key,
+        birth: Version,
+        mark: Mark,
+        version: Version,
+        by: Pid,
+        base: Option<Seen>,
+        at: Duration,
+    ) {
+        self.keys.insert(key.clone());
+        if mark == Mark::Death {
+            self.deaths.entry(key.clone()).or_default().insert(version);
+        }
+        let responsible = BTreeSet::from([by]);
+        let write = Write { key: key.clone(), birth, mark, version, by, base, at, responsible, excused: false };
+        self.writes.entry(key.clone()).or_default().push(write);
+    }
+
+    /// A client was told who has confirmed.
+    pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, nodes: &[Node]) -> Verdict {
+        for member in &receipt.confirmed {
+            let Some(pid) = self.pids.get(&member.id()).copied() else { return Err(format!("{member:?} never was")) };
+            if running(nodes, pid).is_none() {
+                continue;
+            }
+            for key in keys {
+                let written = self.writes.get_mut(key).into_iter().flatten();
+                for write in written.filter(|write| write.by == by && write.version <= receipt.version) {
+                    if write.version == receipt.version || write.mark == Mark::Death {
+                        write.responsible.insert(pid);
+                    }
+                }
+            }
+        }
+        keys.iter().try_for_each(|key| self.check(key, nodes))
+    }
+
+    /// Whether a removal is known.
+    pub(super) fn knows(&self, key: &Key, death: Version) -> bool {
+        self.deaths.get(key).is_some_and(|deaths| deaths.iter().any(|known| *known >= death))
+    }
+
+    /// Whether everybody who is responsible for the writes of a key has them.
+    fn check(&mut self, key: &Key, nodes: &[Node]) -> Verdict {
+        let Some(writes) = self.writes.get_mut(key) else { return Ok(()) };
+        for write in writes.iter_mut().filter(|write| !write.excused) {
+            let mut seen = BTreeSet::new();
+            while let Some(pid) = write.responsible.iter().find(|pid| !seen.contains(*pid)).copied() {
+                seen.insert(pid);
+                let Some(process) = running(nodes, pid) else {
+                    write.responsible.remove(&pid);
+                    continue;
+                };
+                match process.engine.table.get(key) {
+                    Some(held) if write.is_in(&held.record) => {
+                        let ended = held.record.death() == Some(Death::Lapsed);
+                        if ended && matches!(write.mark, Mark::Attribute(_)) {
+                            write.responsible.remove(&pid);
+                        }
+                    }
+                    other => {
+                        // It was a guest: all holders had it. What is there now has come later.
+                        let handed = self.handed.get(&(pid, key.clone())).into_iter().flatten().rev();
+                        let Some((_, to)) = handed.into_iter().find(|(record, _)| write.is_in(record)) else {
+                            let holds = other.map(|held| &held.record);
+                            return Err(format!("{pid:?} has lost {write:?}: it holds {holds:?}"));
+                        };
+                        write.responsible.remove(&pid);
+                        write.responsible.extend(to.iter().filter(|to| running(nodes, **to).is_some()));
+                    }
+                }
+            }
+            write.excused = write.responsible.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Something may have changed at a process.
+    pub(super) fn observe(&mut self, pid: Pid, now: Duration, nodes: &[Node], trace: &mut Trace) -> Verdict {
+        let Some(process) = running(nodes, pid) else { return Ok(()) };
+        let engine = &process.engine;
+        if engine.table.len() > self.max_entries {
+            return Err(format!("{pid:?} holds {} entries", engine.table.len()));
+        }
+        if engine.under_way() > MAX_UNDER_WAY {
+            return Err(format!("{pid:?} has {} deliveries under way", engine.under_way()));
+        }
+        for (key, record) in &engine.handover.gone {
+            let holders = engine.placement.holding(slot_of(key)).filter(|holder| **holder != process.member);
+            let to = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
+            self.handed.entry((pid, key.clone())).or_default().push((Arc::clone(record), to));
+        }
+        let mut changed = Vec::new();
+        let before = self.held.entry(pid).or_default();
+        for key in &self.keys {
+            let (old, new) = (before.get(key), engine.table.get(key).map(|held| &held.record));
+            let same = match (old, new) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                (None, None) => true,
+                _ => false,
+            };
+            if same {
+                continue;
+            }
+            if let (Some(old), Some(new)) = (old, new) {
+                went_on(old, new).map_err(|what| format!("{pid:?}: {what}: of {old:?} became {new:?}"))?;
+            }
+            changed.push(key.clone());
+        }
+        for key in &changed {
+            let record = engine.table.get(key).map(|held| Arc::clone(&held.record));
+            trace.tell(|| format!("{now:?} {pid:?} holds {}: {record:?}", name(key)));
+            let before = self.held.entry(pid).or_default();
+            let Some(record) = record else {
+                before.remove(key);
+                if engine.placement.rank(slot_of(key), &process.member).is_some() {
+                    return Err(format!("{pid:?}, a holder, let go of {}", name(key)));
+                }
+                // It is the holders' to remember.
+                self.floors.remove(&(pid, key.clone()));
+                continue;
+            };
+            if !record.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.death)) {
+                return Err(format!("{pid:?}: {} died of nothing: {record:?}", name(key)));
+            }
+            let floor = self.floors.entry((pid, key.clone())).or_default();
+            *floor = record.death.max(*floor);
+            if record.is_alive() && record.birth <= *floor {
+                return Err(format!("{pid:?}: {} came back after {floor}: {record:?}", name(key)));
+            }
+            before.insert(key.clone(), record);
+        }
+        changed.iter().try_for_each(|key| self.check(key, nodes))
+    }
+
+    /// What a client has read that asked at this time.
+    pub(super) fn read(&self, pid: Pid, key: &Key, record: Option<&Record>, since: Duration) -> Verdict {
+        let Some(record) = record else { return Ok(()) };
+        if !record.is_alive() {
+            return Err(format!("{pid:?} read a dead entry: {record:?}"));
+        }
+        if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
+            return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
+        }
+        for write in
+            self.writes.get(key).into_iter().flatten().filter(|write| write.by == pid && !write.excused && write.at < since)
+        {
+            // Right after views have changed, a holder may answer that has not been told yet.
+            let settled = self.disturbed.values().all(|at| *at + SETTLE < write.at);
+            if settled && !write.is_in(record) {
+                return Err(format!("{pid:?} read less than it wrote, {write:?}: {record:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn accessed(&mut self, pid: Pid, key: &Key, now: Duration) {
+        self.accesses.entry(key.clone()).or_default().insert(pid, now);
+    }
+
+    pub(super) fn event(&mut self, pid: Pid, now: Duration, event: &Event, nodes: &[Node]) -> Verdict {
+        match &event.what {
+            What::Lost(loss) => {
+                self.coverage.saw(Fault::Conflict);
+                self.reported.insert((event.key.clone(), loss.lost.version));
+            }
+            What::Expired { .. } => {
+                self.coverage.saw(Fault::Expired);
+                self.lapsed.insert(event.key.clone());
+                if !event.remote {
+                    self.expired(pid, now, &event.key, nodes)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn expired(&self, pid: Pid, now: Duration, key: &Key, nodes: &[Node]) -> Verdict {
+        let Some(lease) = self.leases.get(key) else { return Err(format!("{} expired without a lease", name(key))) };
+        let Some(process) = running(nodes, pid) else { return Ok(()) };
+        for (other, at) in self.accesses.get(key).into_iter().flatten() {
+            let Some(reader) = running(nodes, *other) else { continue };
+            let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
+            let heard = holds || !self.lossy;
+            let near = *other == pid || heard && self.talked(other.node, pid.node, *at);
+            let resting = nodes[other.node].paused.is_some();
+            if near && !resting && now < *at + Duration::from_millis(lease.saturating_sub(REAP)) {
+                return Err(format!("{pid:?} expired {} though {other:?} accessed it at {at:?}, lease {lease} ms", name(key)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn asked(&mut self, pid: Pid, ticket: Ticket, kind: Kind, now: Duration) -> Verdict {
+        let deadline = now + self.limits[kind as usize] + LATE;
+        self.deadlines.insert((deadline, pid, ticket));
+        match self.tickets.insert((pid, ticket), (kind, deadline)) {
+            None => Ok(()),
+            Some(_) => Err(format!("{pid:?} gave ticket {ticket} twice")),
+        }
+    }
+
+    pub(super) fn answered(&mut self, pid: Pid, ticket: Ticket, kind: Kind) -> Verdict {
+        match self.tickets.remove(&(pid, ticket)) {
+            Some((asked, deadline)) if asked == kind => {
+                self.deadlines.remove(&(deadline, pid, ticket));
+                Ok(())
+            }
+            other => Err(format!("{pid:?} answered {ticket}, a {kind:?}, though that was {other:?}")),
+        }
+    }
+
+    /// Whether an answer is overdue.
+    pub(super) fn overdue(&mut self, now: Duration, nodes: &[Node]) -> Verdict {
+        while let Some((deadline, pid, ticket)) = self.deadlines.first().copied().filter(|(deadline, ..)| *deadline < now) {
+            if running(nodes, pid).is_none() {
+                self.deadlines.pop_first();
+                self.tickets.remove(&(pid, ticket));
+                continue;
+            }
+            let node = &nodes[pid.node];
+            if node.paused.is_none() && node.resumed + LATE < now {
+                let kind = self.tickets.get(&(pid, ticket));
+                return Err(format!("{pid:?} has not answered {ticket}, {kind:?}, at {deadline:?}"));
+            }
+            // It gets its time when it goes on.
+            self.deadlines.pop_first();
+            let later = now + Duration::from_millis(100);
+            self.deadlines.insert((later, pid, ticket));
+            if let Some((_, at)) = self.tickets.get_mut(&(pid, ticket)) {
+                *at = later;
+            }
+        }
+        Ok(())
+    }
+
+    /// A process ends.
+    pub(super) fn ends(&mut self, pid: Pid, drained: bool, now: Duration, nodes: &[Node]) -> Verdict {
+        self.disturb_all(pid.node, now);
+        let Some(process) = running(nodes, pid) else { return Ok(()) };
+        for (key, writes) in &mut self.writes {
+            for write in writes.iter_mut() {
+                if !write.responsible.remove(&pid) {
+                    continue;
+                }
+                if drained {
+                    // What it may still hold has been confirmed by all holders.
+                    let holders = process.engine.placement.holding(slot_of(key));
+                    let holders = holders.filter_map(|holder| self.pids.get(&holder.id()).copied());
+                    write.responsible.extend(holders.filter(|holder| *holder != pid && running(nodes, *holder).is_some()));
+                }
+                write.excused |= write.responsible.is_empty();
+            }
+        }
+        self.held.remove(&pid);
+        self.tickets.retain(|(of, _), _| *of != pid);
+        self.deadlines.retain(|(_, of, _)| *of != pid);
+        if drained {
+            let keys: Vec<_> = self.writes.keys().cloned().collect();
+            let others: Vec<_> = keys.into_iter().filter(|key| process.engine.table.get(key).is_some()).collect();
+            others.iter().try_for_each(|key| self.check(key, nodes))?;
+        }
+        Ok(())
+    }
+
+    /// All have converged: what must be there is there, and what is not there was reported.
+    pub(super) fn converged(&mut self, nodes: &[Node]) -> Verdict {
+        let keys: Vec<_> = self.writes.keys().cloned().collect();
+        for key in &keys {
+            self.check(key, nodes)?;
+            let Some(writes) = self.writes.get(key) else { continue };
+            let running = || nodes.iter().filter_map(|node| node.process.as_ref());
+            let holders = || running().filter(|process| process.engine.placement.rank(slot_of(key), &process.member).is_some());
+            for write in writes.iter().filter(|write| !write.excused) {
+                for holder in holders() {
+                    let record = holder.engine.table.get(key).map(|held| &held.record);
+                    if !record.is_some_and(|record| write.is_in(record)) {
+                        return Err(format!("after all, {:?} lacks {write:?}: it holds {record:?}", holder.pid));
+                    }
+                }
+                self.told_of_loss(write, writes, holders().next())?;
+            }
+            let living: Vec<(Pid, Arc<Record>)> =
+                running().filter_map(|process| Some((process.pid, Arc::clone(&process.engine.table.get(key)?.record)))).collect();
+            let Some(writes) = self.writes.get_mut(key) else { continue };
+            // From now on, who has it is responsible; what is overwritten is settled.
+            for write in writes.iter_mut().filter(|write| !write.excused) {
+                write.responsible = living.iter().filter(|(_, record)| write.is_in(record)).map(|(pid, _)| *pid).collect();
+            }
+            writes.retain(|write| {
+                !write.excused
+                    && living.first().is_some_and(|(_, record)| match &write.mark {
+                        Mark::Attribute(name) => {
+                            record.birth == write.birth
+                                && record.attribute(name).is_some_and(|attribute| attribute.version == write.version)
+                        }
+                        Mark::Birth => record.birth == write.birth,
+                        Mark::Death => record.death == write.version,
+                    })
+            });
+        }
+        self.lapsed.clear();
+        Ok(())
+    }
+
+    /// Of two writes that did not know of each other, the one that is gone must have been told of.
+    fn told_of_loss(&self, write: &Write, writes: &[Write], holder: Option<&Process>) -> Verdict {
+        let (Mark::Attribute(attribute), Some(holder)) = (&write.mark, holder) else { return Ok(()) };
+        let Some(_) = &write.base else { return Ok(()) };
+        let Some(held) = holder.engine.table.get(&write.key).filter(|held| held.is_alive()) else { return Ok(()) };
+        let stands = held.record.attribute(attribute).is_some_and(|found| found.version == write.version);
+        let overwritten = || {
+            let others = writes.iter().filter(|other| other.mark == write.mark && other.birth == write.birth);
+            // Of two requests at one member, the later one knows of the other.
+            others
+                .filter_map(|other| Some((other, other.base.as_ref()?)))
+                .any(|(other, base)| base.covers(write.version) || other.by == write.by && other.version > write.version)
+        };
+        let gone = held.record.birth != write.birth || stands || overwritten() || self.lapsed.contains(&write.key);
+        if gone || self.reported.contains(&(write.key.clone(), write.version)) {
+            return Ok(());
+        }
+        Err(format!("nobody was told that {write:?} was lost to {:?}", held.record))
+    }
+}
+
+pub(super) fn name(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+pub(super) fn running(nodes: &[Node], pid: Pid) -> Option<&Process> {
+    nodes[pid.node].process.as_ref().filter(|process| process.pid == pid)
+}
+
+/// Nothing in a record that stays where it is ever goes back.
+fn went_on(old: &Record, new: &Record) -> Result<(), &'static str> {
+    if new.death < old.death {
+        return Err("a death was forgotten");
+    }
+    if new.birth > old.birth || new.death >= old.birth {
+        return Ok(());
+    }
+    if new.birth < old.birth {
+        return Err("an earlier incarnation came back");
+    }
+    if new.touched < old.touched || new.lapsed < old.lapsed || new.lease < old.lease {
+        return Err("a register went back");
+    }
+    if new.death().is_some() || old.death().is_some() {
+        return Ok(());
+    }
+    for attribute in &old.attributes {
+        if new.attribute(&attribute.name).is_none_or(|now| now.version < attribute.version) {
+            return Err("an attribute went back");
+        }
+    }
+    Ok(())
+}

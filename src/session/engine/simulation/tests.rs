@@ -1,0 +1,77 @@
+use super::super::flaws::Flaws;
+use super::coverage::{ALL, Coverage};
+use super::{run, run_and_tell};
+use crate::testing::simulator::Simulator;
+
+/// Seeds of an ordinary test run.
+const SEEDS: u64 = if cfg!(debug_assertions) { 25 } else { 400 };
+
+#[test]
+fn seeds() {
+    let mut coverage = Coverage::default();
+    let mut count = 0_u64;
+    for seed in Simulator::seeds(SEEDS) {
+        coverage.add(&run_and_tell(seed).coverage);
+        count += 1;
+    }
+    println!("{count} seeds: {coverage:?}");
+    if count >= 100 {
+        for fault in ALL {
+            assert!(coverage.count(fault) > 0, "{fault:?} never happened: {coverage:?}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..5 {
+        let [first, second] = [0, 1].map(|_| run(seed, Flaws::default()).expect("the seed passes").hash);
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+/// A planted bug is found within so many seeds, all of which pass without it.
+fn is_caught(name: &str, flaws: Flaws) {
+    for seed in 0..SEEDS {
+        if let Err(what) = run(seed, flaws) {
+            println!("{name}: caught by seed {seed}: {what}");
+            return;
+        }
+    }
+    panic!("{name} is not noticed within {SEEDS} seeds");
+}
+
+#[test]
+fn a_forgotten_tombstone_is_caught() {
+    is_caught("drop_tombstones", Flaws { drop_tombstones: true, ..Flaws::default() });
+}
+
+#[test]
+fn a_skipped_repair_is_caught() {
+    is_caught("skip_repair", Flaws { skip_repair: true, ..Flaws::default() });
+}
+
+#[test]
+fn a_change_without_its_base_is_caught() {
+    is_caught("ignore_base", Flaws { ignore_base: true, ..Flaws::default() });
+}
+
+#[test]
+fn a_forgotten_backup_is_caught() {
+    is_caught("forget_backup", Flaws { forget_backup: true, ..Flaws::default() });
+}
+
+#[test]
+fn an_old_version_that_wins_is_caught() {
+    is_caught("accept_old_versions", Flaws { accept_old_versions: true, ..Flaws::default() });
+}
+
+#[test]
+fn guests_that_are_dropped_are_caught() {
+    is_caught("drop_guests", Flaws { drop_guests: true, ..Flaws::default() });
+}
+
+#[test]
+fn a_joiner_that_is_ready_at_once_is_caught() {
+    is_caught("ready_at_once", Flaws { ready_at_once: true, ..Flaws::default() });
+}
