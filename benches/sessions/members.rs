@@ -1,6 +1,6 @@
 //! Groups of nodes that share sessions, or entries of a map.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::node::{Node, Problem, free_udp_port, now, pause};
@@ -67,21 +67,30 @@ pub(crate) fn until(plan: &Plan, node: &mut Node, command: &str, key: &str, met:
     }
 }
 
-/// Asks how many values are missing until none is, or their number no longer falls. Gives it, and when it was reached first.
-pub(crate) fn missing(plan: &Plan, node: &mut Node, entries: usize, from: u64) -> Result<(f64, std::time::Instant), Problem> {
+/// What came of waiting for values.
+pub(crate) struct Arrived {
+    /// How many never came.
+    pub(crate) missing: f64,
+    /// When that was first seen.
+    pub(crate) at: Instant,
+    /// Whether it was so at the first look.
+    pub(crate) at_once: bool,
+}
+
+/// Asks how many values are missing until none is, or their number no longer falls.
+pub(crate) fn missing(plan: &Plan, node: &mut Node, entries: usize, from: u64) -> Result<Arrived, Problem> {
     const STILL: Duration = Duration::from_secs(3);
     let command = format!("missing {entries} {from}");
-    let (mut least, mut since) = (f64::INFINITY, now());
-    loop {
-        let missing = node.ask(&command, "missing", plan.patience)?.number("missing")?;
-        if missing < least {
-            (least, since) = (missing, now());
-        }
-        if least <= 0.0 || since.elapsed() > STILL {
-            return Ok((least, since));
-        }
+    let mut look = || node.ask(&command, "missing", plan.patience)?.number("missing");
+    let mut arrived = Arrived { missing: look()?, at: now(), at_once: true };
+    while arrived.missing > 0.0 && arrived.at.elapsed() <= STILL {
         pause(Duration::from_millis(5));
+        let missing = look()?;
+        if missing < arrived.missing {
+            arrived = Arrived { missing, at: now(), at_once: false };
+        }
     }
+    Ok(arrived)
 }
 
 /// How many bytes: an attribute, everywhere.

@@ -37,8 +37,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>, Problem> {
             let (mut last, mut stale) = (start, 0.0);
             for other in others {
                 // Each session has been written last by one of the last so many commits.
-                let (missing, at) = members::missing(plan, other, SESSIONS, (*next - SESSIONS) as u64)?;
-                (last, stale) = (last.max(at), f64::max(stale, missing));
+                let arrived = members::missing(plan, other, SESSIONS, (*next - SESSIONS) as u64)?;
+                (last, stale) = (last.max(arrived.at), f64::max(stale, arrived.missing));
             }
             if round > 0 {
                 rate.add(*side, *count as f64 / (last - start).as_secs_f64());

@@ -56,10 +56,10 @@ fn join(plan: &Plan, side: Side, sessions: usize) -> Result<(f64, f64), Problem>
         }
     };
     let told = now();
-    let (missing, at) = members::missing(plan, &mut joiner, sessions, 0)?;
+    let arrived = members::missing(plan, &mut joiner, sessions, 0)?;
     peak = peak.max(giver.usage()?.resident_mib);
-    if missing > 0.0 {
-        let missing = format!("{} says it is ready, and never gets {missing} of {sessions} sessions", joiner.name());
+    if arrived.missing > 0.0 {
+        let missing = format!("{} says it is ready, and never gets {} of {sessions} sessions", joiner.name(), arrived.missing);
         if side == Side::Ours {
             return Err(missing.into());
         }
@@ -67,7 +67,7 @@ fn join(plan: &Plan, side: Side, sessions: usize) -> Result<(f64, f64), Problem>
     }
     let ready_at = ready.number("seconds")?;
     // Asking takes its time too; it counts only where something was missing.
-    let late = if missing > 0.0 || ready.number("count")? < sessions as f64 { (at - told).as_secs_f64() } else { 0.0 };
+    let late = if arrived.at_once { 0.0 } else { (arrived.at - told).as_secs_f64() };
     Ok((ready_at + late, peak - before * 1.05))
 }
 

@@ -93,7 +93,7 @@ impl ReplicatedMap {
         config.swap_creates = true;
         let ttl = config.lease;
         let told: Arc<dyn EventSink> = Arc::clone(&sink) as _;
-        let replica = Replica::start(channel, format!("{KIND} {name}"), config, told)
+        let replica = Replica::start(channel, format!("{KIND} {name}"), config, told, None)
             .map_err(|fault| StartError::new(KIND, &name, fault))?;
         Ok(Self(Arc::new(Inner { name, replica, confirm, ttl, sink, value: Name::from("") })))
     }

@@ -37,7 +37,9 @@ pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, Star
 pub use event::{SessionEvent, Written};
 pub use id::{ParseSessionIdError, SessionId};
 pub(crate) use manager::context_hash;
-pub use manager::{Backup, BackupManager, Delta, DeltaManager, Drained, Finding, Manager, ManagerBuilder, Notify, Statistics};
+pub use manager::{
+    Backup, BackupManager, Delta, DeltaManager, Drained, Finding, Manager, ManagerBuilder, Notify, Persistence, Statistics,
+};
 pub use outcome::{CommitReceipt, Confirm};
 pub(crate) use session::receipt;
 pub use session::{Committing, Session};

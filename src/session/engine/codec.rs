@@ -45,7 +45,7 @@ type Decoded<T> = Result<T, DecodeError>;
 
 /// Names that have been met: entries share them.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashSet<Name>);
+pub(crate) struct Names(HashSet<Name>);
 
 /// Above this, names are no longer shared: somebody makes them up.
 const MAX_NAMES: usize = 4096;
@@ -88,6 +88,28 @@ pub(super) fn encode(context: u64, message: &Message) -> Bytes {
     out.put_u64(context);
     write(&mut out, message);
     out.freeze()
+}
+
+/// The version of a stored record, which is its first byte.
+const STORED: u8 = 1;
+
+/// An entry as it is put into a store: what another member would be sent, and when that was, in milliseconds since 1970.
+pub(super) fn encode_stored(entry: &Entry, epoch_millis: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(9 + entry.key.len() + entry_hint(entry));
+    out.put_u8(STORED);
+    out.put_u64(epoch_millis);
+    put_entry(&mut out, entry);
+    out.freeze()
+}
+
+pub(super) fn decode_stored(names: &mut Names, stored: &[u8]) -> Decoded<(Entry, u64)> {
+    let mut reader = Reader { rest: stored, names };
+    if reader.u8()? != STORED {
+        return Err(DecodeError::Unknown);
+    }
+    let epoch_millis = reader.u64()?;
+    let entry = reader.entry()?;
+    if reader.rest.is_empty() && entry.base.is_none() { Ok((entry, epoch_millis)) } else { Err(DecodeError::Malformed) }
 }
 
 fn kind_of(message: &Message) -> u8 {

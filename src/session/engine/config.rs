@@ -11,6 +11,19 @@ pub(crate) enum Copies {
     Everywhere,
 }
 
+/// What goes to a store while the context runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keeping {
+    /// Entries that may be in memory with their values; of more, those that were accessed longest ago are swapped out.
+    pub(crate) max_resident: Option<usize>,
+    /// What was accessed less long ago stays.
+    pub(crate) min_idle: Duration,
+    /// What was not accessed for so long is swapped out in any case.
+    pub(crate) max_idle: Option<Duration>,
+    /// What was not accessed for so long is saved, and stays.
+    pub(crate) backup: Option<Duration>,
+}
+
 /// All times are at least a millisecond.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -51,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) max_bytes: usize,
     /// Whether a swap that expects nothing makes an entry where there is none.
     pub(crate) swap_creates: bool,
+    /// Whether there is a store, and what goes to it.
+    pub(crate) keeping: Option<Keeping>,
     /// Whether changes are told as events.
     pub(crate) events: bool,
     /// Bugs that tests plant to see that they are found.
@@ -83,6 +98,7 @@ impl Default for Config {
             max_entries: 10_000_000,
             max_bytes: 4 << 30,
             swap_creates: false,
+            keeping: None,
             events: true,
             #[cfg(test)]
             flaws: super::flaws::Flaws::default(),

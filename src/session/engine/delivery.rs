@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::commit::Outlook;
+use super::keeping::Parked;
 use super::message::{Entry, Message};
 use super::table::{Key, slot_of};
 use super::{Engine, Outcome, Ticket, Token};
@@ -61,6 +62,10 @@ impl Engine {
     pub(super) fn put_whole(&mut self, to: &Member, keys: impl IntoIterator<Item = Key>, ticket: Option<Ticket>) {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for key in keys {
+            if self.is_away(&key) {
+                self.park(&key, Parked::Put { to: to.clone(), ticket });
+                continue;
+            }
             let Some(entry) = self.whole(&key) else { continue };
             let size = entry.record.size();
             if bytes > 0 && bytes + size > MAX_BATCH {
@@ -77,6 +82,7 @@ impl Engine {
     pub(super) fn whole(&self, key: &[u8]) -> Option<Entry> {
         let now = self.millis();
         let held = self.table.get(key)?;
+        debug_assert!(!held.away, "what lacks values goes to nobody");
         Some(Entry {
             key: key.into(),
             record: held.record.clone(),

@@ -58,7 +58,7 @@ impl Engine {
     pub(super) fn accessed(&mut self, key: &[u8]) {
         let now = self.millis();
         let noted = self.table.note(key, |held| {
-            (held.accessed, held.accessed_here) = (now, true);
+            (held.accessed, held.accessed_here, held.current) = (now, true, false);
             (held.record.lease.millis, held.told)
         });
         let Some((lease, told)) = noted else { return };

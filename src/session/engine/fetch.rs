@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::keeping::Parked;
 use super::message::{Found, Message};
 use super::record::Record;
 use super::table::{Key, slot_of};
@@ -64,6 +65,9 @@ impl Engine {
                 return Get::Absent;
             }
             let overdue = self.is_overdue(held);
+            if held.is_alive() && !overdue && authority && held.away {
+                return self.wait_for_store(key);
+            }
             if held.is_alive() && !overdue && authority {
                 let record = Arc::clone(&held.record);
                 self.accessed(key);
@@ -78,21 +82,40 @@ impl Engine {
         self.fetch(key)
     }
 
-    /// Reads what is here, without an access.
+    /// Reads what is here with all its values, without an access.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<&Arc<Record>> {
-        self.table.get(key).filter(|held| held.is_alive()).map(|held| &held.record)
+        self.table.get(key).filter(|held| held.is_alive() && !held.away).map(|held| &held.record)
     }
 
     fn fetch(&mut self, key: &[u8]) -> Get {
         let candidates = self.sources(slot_of(key));
         if candidates.is_empty() || self.fetches.asking.len() >= MAX_FETCHES {
+            if self.is_here_but_away(key) {
+                return self.wait_for_store(key);
+            }
             return match self.found_here(key) {
                 Some(record) => Get::Here(record),
                 None => Get::Absent,
             };
         }
-        self.counters.fetched += 1;
         let ticket = self.number();
+        self.ask_for(ticket, key, candidates);
+        Get::Asking(ticket)
+    }
+
+    fn wait_for_store(&mut self, key: &[u8]) -> Get {
+        let ticket = self.number();
+        if self.park(key, Parked::Get(ticket)) { Get::Asking(ticket) } else { Get::Absent }
+    }
+
+    /// Asks others for what the store should have had.
+    pub(super) fn fetch_instead(&mut self, ticket: Ticket, key: &[u8]) {
+        let candidates = self.sources(slot_of(key));
+        self.ask_for(ticket, key, candidates);
+    }
+
+    fn ask_for(&mut self, ticket: Ticket, key: &[u8], candidates: Vec<Member>) {
+        self.counters.fetched += 1;
         let fetch = Fetch {
             key: key.into(),
             left: candidates.into_iter().rev().collect(),
@@ -102,7 +125,6 @@ impl Engine {
         };
         self.fetches.asking.insert(ticket, fetch);
         self.ask_next(ticket);
-        Get::Asking(ticket)
     }
 
     /// Who may hold a slot's entries: its holders, and those that were before members came that are not complete yet.
@@ -123,8 +145,8 @@ impl Engine {
     }
 
     /// The entry that is here, if it is alive and not overdue.
-    fn found_here(&mut self, key: &[u8]) -> Option<Arc<Record>> {
-        let held = self.table.get(key).filter(|held| held.is_alive() && !self.is_overdue(held))?;
+    pub(super) fn found_here(&mut self, key: &[u8]) -> Option<Arc<Record>> {
+        let held = self.table.get(key).filter(|held| held.is_alive() && !held.away && !self.is_overdue(held))?;
         let record = Arc::clone(&held.record);
         self.accessed(key);
         Some(record)
@@ -154,6 +176,9 @@ impl Engine {
     /// Nobody is left to be asked: what is here is what there is.
     fn fetch_ends(&mut self, ticket: Ticket) {
         let Some(fetch) = self.fetches.asking.remove(&ticket) else { return };
+        if self.is_here_but_away(&fetch.key) && self.park(&fetch.key, Parked::Get(ticket)) {
+            return;
+        }
         let found = self.found_here(&fetch.key);
         let result =
             if found.is_none() && !fetch.silent.is_empty() { Err(FetchFault { silent: fetch.silent }) } else { Ok(found) };
@@ -162,6 +187,10 @@ impl Engine {
 
     pub(super) fn receive_fetch(&mut self, from: &Member, request: u64, key: &[u8]) {
         let slot = slot_of(key);
+        if self.is_away(key) {
+            self.park(key, Parked::Fetch { member: from.clone(), request });
+            return;
+        }
         let answer = match self.whole(key) {
             Some(entry) => Found::Entry(Box::new(entry)),
             None if self.slots[usize::from(slot)].complete => Found::Absent,
@@ -197,6 +226,9 @@ impl Engine {
                 let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };
+                if self.is_here_but_away(&fetch.key) && self.park(&fetch.key, Parked::Get(request)) {
+                    return;
+                }
                 let found = self.found_here(&fetch.key);
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }

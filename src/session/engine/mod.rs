@@ -14,6 +14,7 @@
 //! | `transfer` | how a member gets the slots that it has become a holder of |
 //! | `repair` | comparing digests, sending differences |
 //! | `handover` | letting go of what belongs to others |
+//! | `keeping` | a store beyond memory: what comes back from it, and what is swapped out to it |
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
@@ -30,6 +31,7 @@ mod flaws;
 mod handover;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod hostile;
+mod keeping;
 mod key;
 mod message;
 mod peers;
@@ -58,9 +60,11 @@ use bytes::Bytes;
 use crate::member::Member;
 use crate::stack::Time;
 
+pub(crate) use codec::Names;
 pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
-pub(crate) use config::{Config, Copies};
+pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
+pub(crate) use keeping::{Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
 pub(crate) use record::{Attribute, Death, Loss, Name, Record, hash_bytes};
 #[cfg(test)]
@@ -83,6 +87,12 @@ pub(crate) enum Output {
     Fetched(Ticket, Result<Option<Arc<Record>>, FetchFault>),
     /// A swap has its answer.
     Swapped(Ticket, Result<Committed, SwapFault>),
+    /// Put these into the store, and [tell](Engine::saved).
+    Save(Vec<Saving>),
+    /// Get these from the store, and [tell](Engine::loaded).
+    Load(Vec<Key>),
+    /// This has ended: the store needs it no more. After all saves that came before.
+    Forget(Key),
     /// Something happened that listeners may want to know.
     Event(Event),
     /// This member is complete.
@@ -167,6 +177,11 @@ pub(crate) struct Counters {
     pub(crate) lives: u64,
     pub(crate) life_millis: u64,
     pub(crate) longest_life_millis: u64,
+    /// Entries put into the store, swapped out, and back in; and such that the store did not have as it should.
+    pub(crate) saved: u64,
+    pub(crate) swapped_out: u64,
+    pub(crate) swapped_in: u64,
+    pub(crate) load_failures: u64,
     /// Messages sent, by destination, and their bodies.
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
@@ -193,11 +208,12 @@ pub(crate) struct Engine {
     transfer: transfer::Transfer,
     repair: repair::Repair,
     handover: handover::Handover,
+    keeping: keeping::State,
     expiry: expiry::Expiry,
     /// The next ticket, token or request.
     next: u64,
     outputs: VecDeque<Output>,
-    names: codec::Names,
+    names: Names,
     counters: Counters,
 }
 
@@ -258,10 +274,11 @@ impl Engine {
             transfer: transfer::Transfer::default(),
             repair: repair::Repair::default(),
             handover: handover::Handover::default(),
+            keeping: keeping::State::default(),
             expiry: expiry::Expiry::default(),
             next: 1,
             outputs: VecDeque::new(),
-            names: codec::Names::default(),
+            names: Names::default(),
             counters: Counters::default(),
             config,
         };
@@ -271,7 +288,7 @@ impl Engine {
 
     /// The next thing to do, in order.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.pop_front().or_else(|| self.table.pop_ended().map(Output::Forget))
     }
 
     /// When [`timeout`](Self::timeout) is to be called, at the latest.
@@ -285,6 +302,7 @@ impl Engine {
             self.repair.due(),
             self.handover.due(),
             self.expiry_due(),
+            self.keeping_due(),
         ];
         let millis = due.into_iter().flatten().min()?;
         Some(self.origin + Duration::from_millis(millis.saturating_sub(EPOCH)))
@@ -301,6 +319,7 @@ impl Engine {
         self.repair_timeout();
         self.handover_timeout();
         self.expiry_timeout();
+        self.keeping_timeout();
     }
 
     /// What became of a message that was sent with a token.

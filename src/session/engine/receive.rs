@@ -143,7 +143,11 @@ impl Engine {
         }
         let merged = self.table.change(&key, |held| {
             let news = accessed > held.accessed || record.touched > held.record.touched;
-            let merged = Arc::make_mut(&mut held.record).merge(&record);
+            let mine = Arc::make_mut(&mut held.record);
+            if held.away && same_birth {
+                mine.come_back(&record);
+            }
+            let merged = mine.merge(&record);
             if merged.changed {
                 held.fingerprint = held.record.fingerprint();
                 held.copies = 0;

@@ -33,6 +33,16 @@ pub(crate) struct Attribute {
     pub(crate) value: Option<Bytes>,
 }
 
+/// What a value that is in the store only points to, with no length. No value that came from elsewhere does, so that the two are told
+/// apart; and it is less than any other, so that a merge prefers each.
+static AWAY: [u8; 1] = [0];
+
+impl Attribute {
+    fn is_away(&self) -> bool {
+        self.value.as_ref().is_some_and(|value| value.is_empty() && value.as_ptr() == AWAY.as_ptr())
+    }
+}
+
 /// The longest time without access: a register. Zero milliseconds: the entry does not expire.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Lease {
@@ -223,6 +233,31 @@ impl Record {
         debug_assert_eq!(self.death(), Some(Death::Lapsed), "only what has expired is let go of");
         self.attributes = Attributes::default();
         self.seen = Seen::default();
+    }
+
+    /// Lets go of the values, which are in the store.
+    pub(crate) fn go_away(&mut self) {
+        for value in self.attributes.iter_mut().filter_map(|attribute| attribute.value.as_mut()).filter(|value| !value.is_empty())
+        {
+            *value = Bytes::from_static(&AWAY[..0]);
+        }
+    }
+
+    /// Whether values are missing.
+    pub(crate) fn is_away(&self) -> bool {
+        self.attributes.iter().any(Attribute::is_away)
+    }
+
+    /// Takes values that are missing from another state of this key, where that has the very same writes.
+    pub(crate) fn come_back(&mut self, from: &Self) {
+        for missing in self.attributes.iter_mut().filter(|attribute| attribute.is_away()) {
+            if let Some(there) =
+                from.attribute(&missing.name).filter(|there| there.version == missing.version && !there.is_away())
+                && there.value.is_some()
+            {
+                missing.value.clone_from(&there.value);
+            }
+        }
     }
 
     /// Roughly what this record takes in memory, in bytes, without its key.

@@ -28,6 +28,12 @@ pub(crate) struct Held {
     pub(crate) accessed: u64,
     /// Whether that access was here, so that nobody knows of a later one that this member has not been told.
     pub(crate) accessed_here: bool,
+    /// Whether a store may have a record of it, which must go when it ends.
+    pub(crate) stored: bool,
+    /// Whether that record is what is here.
+    pub(crate) current: bool,
+    /// Whether values of it are in the store only; see [`Record::is_away`].
+    pub(crate) away: bool,
     /// When the others were last told of an access.
     pub(crate) told: u64,
     /// A dead entry is forgotten then.
@@ -39,7 +45,18 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn new(record: Arc<Record>, now: u64) -> Self {
         let fingerprint = record.fingerprint();
-        Self { record, fingerprint, accessed: now, accessed_here: false, told: now, keep_until: 0, copies: 0 }
+        Self {
+            record,
+            fingerprint,
+            accessed: now,
+            accessed_here: false,
+            stored: false,
+            current: false,
+            away: false,
+            told: now,
+            keep_until: 0,
+            copies: 0,
+        }
     }
 
     /// What this entry adds to the digest of its slot.
@@ -77,6 +94,12 @@ impl Slot {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.0.is_empty()
+    }
+
+    fn account(&mut self, before: &Sums, after: &Sums) {
+        self.digest ^= before.digest ^ after.digest;
+        self.alive = self.alive + after.alive - before.alive;
+        self.bytes = self.bytes + after.bytes - before.bytes;
     }
 
     /// In the order of the keys.
@@ -141,12 +164,15 @@ pub(crate) struct Table {
     slots: Vec<Slot>,
     entries: usize,
     alive: usize,
+    away: usize,
     bytes: usize,
+    /// Keys whose record in the store is to be removed.
+    ended: Vec<Key>,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Slot::default()).collect(), entries: 0, alive: 0, bytes: 0 }
+        Self { slots: (0..SLOTS).map(|_| Slot::default()).collect(), entries: 0, alive: 0, away: 0, bytes: 0, ended: Vec::new() }
     }
 }
 
@@ -169,6 +195,16 @@ impl Table {
         self.alive
     }
 
+    /// Entries of which values are in the store only.
+    pub(crate) fn away(&self) -> usize {
+        self.away
+    }
+
+    /// A key that has a record in the store which is of no use any more.
+    pub(crate) fn pop_ended(&mut self) -> Option<Key> {
+        self.ended.pop()
+    }
+
     /// Roughly what the entries take in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -180,8 +216,18 @@ impl Table {
         let held = slot.entries.get_mut(key)?;
         let before = Sums::of(key, held);
         let result = change(held);
+        held.away = held.away && held.record.is_away();
         let after = Sums::of(key, held);
-        Self::account(slot, &mut self.alive, &mut self.bytes, &before, &after);
+        if before.digest != after.digest {
+            held.current = false;
+        }
+        if held.stored && before.alive > after.alive {
+            held.stored = false;
+            self.ended.push(key.into());
+        }
+        slot.account(&before, &after);
+        (self.alive, self.away) = (self.alive + after.alive - before.alive, self.away + after.away - before.away);
+        self.bytes = self.bytes + after.bytes - before.bytes;
         Some(result)
     }
 
@@ -193,7 +239,9 @@ impl Table {
     pub(crate) fn insert(&mut self, key: &[u8], held: Held) -> Option<Held> {
         let old = self.remove(key);
         let slot = &mut self.slots[usize::from(slot_of(key))];
-        Self::account(slot, &mut self.alive, &mut self.bytes, &Sums::default(), &Sums::of(key, &held));
+        let sums = Sums::of(key, &held);
+        slot.account(&Sums::default(), &sums);
+        (self.alive, self.away, self.bytes) = (self.alive + sums.alive, self.away + sums.away, self.bytes + sums.bytes);
         slot.entries.insert(key, held);
         self.entries += 1;
         old
@@ -202,8 +250,13 @@ impl Table {
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Held> {
         let slot = &mut self.slots[usize::from(slot_of(key))];
         let held = slot.entries.remove(key)?;
-        Self::account(slot, &mut self.alive, &mut self.bytes, &Sums::of(key, &held), &Sums::default());
+        let sums = Sums::of(key, &held);
+        slot.account(&sums, &Sums::default());
+        (self.alive, self.away, self.bytes) = (self.alive - sums.alive, self.away - sums.away, self.bytes - sums.bytes);
         self.entries -= 1;
+        if held.stored {
+            self.ended.push(key.into());
+        }
         Some(held)
     }
 
@@ -216,14 +269,6 @@ impl Table {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Held)> {
         self.slots.iter().flat_map(Slot::iter)
     }
-
-    fn account(slot: &mut Slot, alive: &mut usize, bytes: &mut usize, before: &Sums, after: &Sums) {
-        slot.digest ^= before.digest ^ after.digest;
-        slot.alive = slot.alive + after.alive - before.alive;
-        slot.bytes = slot.bytes + after.bytes - before.bytes;
-        *alive = *alive + after.alive - before.alive;
-        *bytes = *bytes + after.bytes - before.bytes;
-    }
 }
 
 /// What one entry adds to the sums.
@@ -231,12 +276,13 @@ impl Table {
 struct Sums {
     digest: u64,
     alive: usize,
+    away: usize,
     bytes: usize,
 }
 
 impl Sums {
     fn of(key: &[u8], held: &Held) -> Self {
         let bytes = key.len() + size_of::<Held>() + held.record.size();
-        Self { digest: held.digest(key), alive: usize::from(held.is_alive()), bytes }
+        Self { digest: held.digest(key), alive: usize::from(held.is_alive()), away: usize::from(held.away), bytes }
     }
 }

@@ -1,6 +1,6 @@
 //! A few engines that hear each other at once: for tests of one behaviour. The simulation has a real network.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use super::fetch::{FetchFault, Get};
 use super::message::{Phase, Want};
 use super::record::Record;
 use super::table::SLOTS;
-use super::{Engine, Event, Outcome, Output, Ticket, Token};
+use super::{Engine, Event, Names, Outcome, Output, Stored, Ticket, Token};
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::stack::Time;
@@ -44,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) swapped: Vec<(Ticket, Result<Committed, super::SwapFault>)>,
     pub(crate) events: Vec<Event>,
     pub(crate) drained: bool,
+    pub(crate) store: HashMap<Vec<u8>, Bytes>,
     /// Nothing gets to it, and its senders are told that it failed.
     pub(crate) deaf: bool,
 }
@@ -107,6 +108,7 @@ impl Group {
             swapped: Vec::new(),
             events: Vec::new(),
             drained: false,
+            store: HashMap::new(),
             deaf: false,
         });
         let node = self.nodes.len() - 1;
@@ -149,6 +151,10 @@ impl Group {
     }
 
     pub(crate) fn commit(&mut self, node: usize, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+        if self.with(node, |engine, now| engine.must_load(now, key, &change)) {
+            let stored = self.nodes[node].store.get(key).and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
+            self.with(node, |engine, now| engine.loaded(now, key, stored.as_ref()));
+        }
         self.with(node, |engine, now| engine.commit(now, key, change, want))
     }
 
@@ -249,7 +255,7 @@ impl Group {
     }
 
     fn collect(&mut self) {
-        let members: Vec<_> = self.nodes.iter().map(|node| node.member.clone()).collect();
+        let (members, time): (Vec<_>, _) = (self.nodes.iter().map(|node| node.member.clone()).collect(), self.time());
         for (from, node) in self.nodes.iter_mut().enumerate() {
             let Some(engine) = node.engine.as_mut() else { continue };
             while let Some(output) = engine.poll_output() {
@@ -266,6 +272,20 @@ impl Group {
                     Output::Event(event) => node.events.push(event),
                     Output::Drained => node.drained = true,
                     Output::Ready => {}
+                    Output::Save(savings) => {
+                        let done = savings.iter().map(|saving| {
+                            node.store.insert(saving.stored.key().to_vec(), saving.stored.encode());
+                            true
+                        });
+                        let done: Vec<_> = done.collect();
+                        engine.saved(time, savings.into_iter().zip(done).collect());
+                    }
+                    Output::Load(keys) => keys.iter().for_each(|key| {
+                        let stored = node.store.get(&**key);
+                        let stored = stored.and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
+                        engine.loaded(time, key, stored.as_ref());
+                    }),
+                    Output::Forget(key) => _ = node.store.remove(&*key),
                 }
             }
         }

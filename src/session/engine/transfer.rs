@@ -17,7 +17,7 @@ use crate::member::Member;
 const RETRY: u64 = 200;
 /// Who has found a member that is complete begins when no other has come for so many milliseconds: those that are there answer a
 /// newcomer together.
-const QUIET: u64 = 50;
+const QUIET: u64 = 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
@@ -247,14 +247,19 @@ impl Engine {
 
     pub(super) fn receive_pull(&mut self, from: &Member, request: u64, slots: &[SlotId], after: Option<Key>, budget: u32) {
         let now = self.millis();
+        let asked = budget;
         let budget = usize::try_from(budget).unwrap_or(usize::MAX).min(4 * self.config.chunk_bytes);
         let mut chunk = Chunk { request, entries: Vec::new(), done: Vec::new(), after: None };
-        let (mut bytes, mut from_key) = (0, after);
+        let (mut bytes, mut from_key, mut blocked) = (0, after.clone(), false);
         'slots: for slot in slots {
             let mut last: Option<&Key> = None;
             let begin = from_key.take();
             for (key, held) in self.table.slot(*slot).after(begin.as_deref()) {
-                if bytes >= budget {
+                if held.away && chunk.entries.is_empty() && chunk.done.is_empty() {
+                    blocked = true;
+                    break 'slots;
+                }
+                if bytes >= budget || held.away {
                     chunk.after = last.cloned().or_else(|| begin.clone());
                     break 'slots;
                 }
@@ -274,6 +279,9 @@ impl Engine {
             if bytes >= budget {
                 break;
             }
+        }
+        if blocked {
+            return self.pull_from_store(from, request, slots, after, asked);
         }
         self.send(vec![from.clone()], &Message::Chunk(chunk), None);
     }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::context::{Context, Listener, Settings, Sink};
-use super::{Backup, Delta, Manager};
+use super::{Backup, Delta, Manager, Persistence};
 use crate::channel::GroupChannel;
 use crate::session::engine::{Config, Copies};
 use crate::session::error::StartError;
 use crate::session::event::SessionEvent;
 use crate::session::outcome::Confirm;
+use crate::session::replica::Kept;
+use crate::session::store::Store;
 
 /// Builds a [`Manager`]. Members that share sessions must agree on the number of backups; all else is each one's own.
 #[must_use = "a builder does nothing until it is started"]
@@ -23,6 +25,8 @@ pub struct ManagerBuilder<K> {
     config: Config,
     confirm: Option<Confirm>,
     listeners: Vec<Arc<Listener>>,
+    store: Option<Arc<dyn Store>>,
+    persistence: Persistence,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -56,6 +60,8 @@ impl<K> ManagerBuilder<K> {
             config: Config { copies, ..Config::default() },
             confirm: None,
             listeners: Vec::new(),
+            store: None,
+            persistence: Persistence::default(),
             kind: PhantomData,
         }
     }
@@ -148,6 +154,57 @@ impl<K> ManagerBuilder<K> {
         self
     }
 
+    /// Keeps sessions beyond memory: what this member holds when it [stops](Manager::stop) is saved, and loaded when it starts again. What
+    /// [`persistence`](Self::persistence) says may go there earlier. Each member needs a store of its own, and each manager.
+    ///
+    /// Starting blocks until everything is loaded. What has expired meanwhile is dropped, the rest is merged with what others
+    /// have, by version: newer writes of others win, what others have ended stays ended, and what only this store has is given to
+    /// those that are to hold it. Members remember ended sessions for twice their `max_inactive`, or an hour: a session that never
+    /// expires and was ended while this member was away for longer comes back.
+    ///
+    /// The manager lets go of the store when it is stopped.
+    ///
+    /// A record that cannot be read, or is not what was saved, is logged and left out; a store that cannot be listed, as a whole.
+    ///
+    /// ```
+    /// use tribes::GroupChannel;
+    /// use tribes::membership::memory::Hub;
+    /// use tribes::session::BackupManager;
+    /// use tribes::session::store::FileStore;
+    ///
+    /// let directory = std::env::temp_dir().join(format!("tribes-store-{}", std::process::id()));
+    /// let start = || {
+    ///     let channel = GroupChannel::builder().membership(Hub::new().membership()).start()?;
+    ///     let manager = BackupManager::builder("/shop").store(FileStore::open(&directory)?).start(&channel)?;
+    ///     Ok::<_, Box<dyn std::error::Error>>((channel, manager))
+    /// };
+    /// let (channel, manager) = start()?;
+    /// let mut session = manager.create()?;
+    /// session.set("cart", "1 x 4711")?;
+    /// session.commit()?;
+    /// let id = session.id();
+    /// manager.stop(); // saves, and closes the directory
+    /// channel.stop();
+    ///
+    /// let (channel, manager) = start()?;
+    /// let session = manager.get(&id)?.expect("it was kept");
+    /// assert_eq!(session.get("cart").as_deref(), Some(&b"1 x 4711"[..]));
+    /// # channel.stop();
+    /// # drop((session, manager));
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn store(mut self, store: impl Store + 'static) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// What goes to the [store](Self::store), and when. Without a store it means nothing.
+    pub fn persistence(mut self, persistence: Persistence) -> Self {
+        self.persistence = persistence;
+        self
+    }
+
     /// Calls `listener` with each event, from the first on; see [`Manager::on_event`].
     pub fn on_event(mut self, listener: impl Fn(&SessionEvent) + Send + Sync + 'static) -> Self {
         self.listeners.push(Arc::new(listener));
@@ -160,14 +217,18 @@ impl<K> ManagerBuilder<K> {
     ///
     /// When the channel has one of this kind and name, or there is no thread for it.
     pub fn start(self, channel: &GroupChannel) -> Result<Manager<K>, StartError> {
-        let Self { mut settings, config, confirm, listeners, .. } = self;
+        let Self { mut settings, mut config, confirm, listeners, store, persistence, .. } = self;
         settings.confirm = confirm.unwrap_or(match config.copies {
             Copies::Backups(backups) => Confirm::Copies(backups),
             Copies::Everywhere => Confirm::None,
         });
+        let kept = store.map(|store| {
+            config.keeping = Some(persistence.keeping);
+            Kept { store, save_on_shutdown: persistence.save_on_shutdown }
+        });
         let sink = Sink::new(settings.notify);
         listeners.into_iter().for_each(|listener| sink.add(listener).forever());
-        Ok(Manager::new(Context::start(channel, settings, config, sink)?))
+        Ok(Manager::new(Context::start(channel, settings, config, sink, kept)?))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::session::error::{CreateError, SetError, StartError};
 use crate::session::event::{RESERVED, SessionEvent};
 use crate::session::id::SessionId;
 use crate::session::outcome::Confirm;
-use crate::session::replica::{EventSink, Replica};
+use crate::session::replica::{EventSink, Kept, Replica};
 use crate::session::session::Session;
 
 pub(super) type Listener = dyn Fn(&SessionEvent) + Send + Sync;
@@ -83,12 +83,13 @@ impl Context {
         settings: Settings,
         mut config: Config,
         sink: Arc<Sink>,
+        kept: Option<Kept>,
     ) -> Result<Arc<Self>, StartError> {
         config.context = context_hash(settings.kind, &settings.name);
         let lease = config.lease;
         let told: Arc<dyn EventSink> = Arc::clone(&sink) as _;
         let label = format!("{} {}", settings.kind, settings.name);
-        let replica = Replica::start(channel, label, config, told)
+        let replica = Replica::start(channel, label, config, told, kept)
             .map_err(|fault| StartError::new(settings.kind, &settings.name, fault))?;
         Ok(Arc::new(Self {
             replica,

@@ -2,6 +2,7 @@
 
 mod builder;
 mod context;
+mod persistence;
 mod statistics;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 pub use builder::{ManagerBuilder, Notify};
+pub use persistence::Persistence;
 pub use statistics::Statistics;
 
 pub(super) use self::context::Context;
@@ -192,7 +194,7 @@ impl<K> Manager<K> {
     }
 
     /// Leaves the context: the others hold its sessions among themselves from now on, and what is asked of this manager fails. What only
-    /// this member holds is lost; with [`expire_on_shutdown`](ManagerBuilder::expire_on_shutdown), all sessions are.
+    /// this member holds is lost, unless there is a [store](ManagerBuilder::store); with [`expire_on_shutdown`](ManagerBuilder::expire_on_shutdown), all sessions are.
     pub fn stop(&self) {
         self.context.stop();
     }

@@ -44,6 +44,16 @@ pub struct Statistics {
     pub fetched: u64,
     /// Sessions handed over to those that are to hold them.
     pub handed_over: u64,
+    /// Sessions on this member whose attributes are in the [store](super::ManagerBuilder::store) only.
+    pub away: usize,
+    /// Sessions saved before the end: swapped out, or backed up.
+    pub saved: u64,
+    /// Sessions swapped out to the store.
+    pub swapped_out: u64,
+    /// Sessions brought back from the store.
+    pub swapped_in: u64,
+    /// Sessions that the store did not have as it should, and that were asked of others.
+    pub load_failures: u64,
     /// Handles that were dropped with changes that nobody committed.
     pub uncommitted_drops: u64,
     /// Events that were not told, because a listener did not keep up.
@@ -68,9 +78,9 @@ pub struct Statistics {
 
 impl Statistics {
     pub(crate) fn of(replica: &Replica) -> Self {
-        let (census, counters, members, clock_skew, difference) = replica.with(|engine, _| {
+        let (census, counters, members, clock_skew, difference, away) = replica.with(|engine, _| {
             let members = engine.others();
-            (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference())
+            (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference(), engine.away())
         });
         let lives = replica.lives();
         let average = lives.total.checked_div(u32::try_from(lives.ended).unwrap_or(u32::MAX)).unwrap_or_default();
@@ -92,6 +102,11 @@ impl Statistics {
             refused: counters.refused,
             fetched: counters.fetched,
             handed_over: counters.handed_over,
+            away,
+            saved: counters.saved,
+            swapped_out: counters.swapped_out,
+            swapped_in: counters.swapped_in,
+            load_failures: counters.load_failures,
             events_dropped: replica.events_dropped(),
             oldest_difference: difference.unwrap_or_default(),
             clock_skew,

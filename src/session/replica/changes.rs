@@ -45,6 +45,7 @@ impl super::Replica {
 
 impl Shared {
     fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+        self.load_for(key, &change);
         let (record, outcome) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
                 let commit = state.engine.commit(now, key, change, want)?;
@@ -67,6 +68,7 @@ impl Shared {
     }
 
     fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
+        self.load_for(key, &change);
         let mut attended = Vec::new();
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
@@ -127,6 +129,16 @@ impl Shared {
             }
         };
         Ok((record, waiting.wait()))
+    }
+
+    /// Sees to it that a change finds what it is made on, which may have been swapped out.
+    fn load_for(&self, key: &[u8], change: &Change) {
+        let Some(keeper) = &self.keeper else { return };
+        // Should it be swapped out again at once, its handle keeps what it had.
+        if self.enter(|state, now| state.engine.must_load(now, key, change)) {
+            let stored = keeper.get(key);
+            self.enter(|state, now| state.engine.loaded(now, key, stored.as_ref()));
+        }
     }
 
     /// Runs what makes a change and queues its messages, while no other change of this key does: they keep their order to each member.

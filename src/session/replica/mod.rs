@@ -7,12 +7,14 @@
 //! | `timer` | the thread that keeps the engine's time, and takes up changes of the view |
 //! | `outbox` | what is to be sent, in order |
 //! | `feed` | events, on their way to listeners |
+//! | `keeper` | the way to the store and back |
 //! | `pending` | what threads and tasks wait for |
 //!
 //! The engine's lock is held for moments: never while anything is sent, somebody is woken, or a listener runs.
 
 mod changes;
 mod feed;
+mod keeper;
 mod outbox;
 mod pending;
 mod timer;
@@ -31,6 +33,8 @@ pub(crate) use feed::EventSink;
 pub(crate) use pending::Pending;
 
 use self::feed::Feed;
+use self::keeper::Keeper;
+pub(crate) use self::keeper::Kept;
 use self::outbox::Outbox;
 use self::pending::{Promise, pending};
 use self::timer::Timer;
@@ -72,6 +76,7 @@ struct Shared {
     outbox: Outbox,
     timer: Arc<Timer>,
     feed: Feed,
+    keeper: Option<Keeper>,
     milestones: Milestones,
     /// Nothing is sent any more, and nobody waits.
     closed: AtomicBool,
@@ -158,10 +163,16 @@ impl Replica {
         label: String,
         config: Config,
         sink: Arc<dyn EventSink>,
+        kept: Option<Kept>,
     ) -> Result<Self, StartFault> {
         let context = config.context;
         let local = channel.local();
-        let engine = Engine::new(config, local.clone(), now());
+        let mut engine = Engine::new(config, local.clone(), now());
+        let keeper = kept.map(Keeper::new);
+        if let Some(keeper) = &keeper {
+            // Before anybody hears of this member, or it of others.
+            keeper.restore(&mut engine);
+        }
         let shared = Arc::new_cyclic(|me| Shared {
             me: Weak::clone(me),
             label,
@@ -178,6 +189,7 @@ impl Replica {
             outbox: Outbox::default(),
             timer: Arc::default(),
             feed: Feed::new(sink),
+            keeper,
             milestones: Milestones::default(),
             closed: AtomicBool::new(false),
         });
@@ -186,6 +198,9 @@ impl Replica {
         let timer = Arc::clone(&shared.timer);
         let watching = channel.watch_view(move || timer.kick());
         let thread = timer::spawn(&shared).map_err(StartFault::Thread)?;
+        if shared.keeper.is_some() {
+            keeper::spawn(&shared).map_err(StartFault::Thread)?;
+        }
         shared.follow_view();
         Ok(Self { shared, thread: Mutex::new(Some(thread)), registered: Mutex::new(Some((guard, watching))) })
     }
@@ -273,9 +288,15 @@ impl Replica {
 
     /// Leaves the context: tells the others, fails what waits, ends the thread.
     pub(crate) fn stop(&self) {
-        if !self.is_closed() {
-            self.with(|engine, now| engine.drain(now));
-        }
+        let mut unsaved = Vec::new();
+        self.with(|engine, now| {
+            if self.shared.keeper.as_ref().is_some_and(Keeper::ends) {
+                unsaved = engine.unsaved(now);
+            }
+            if !self.is_closed() {
+                engine.drain(now);
+            }
+        });
         drop(self.registered.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.shared.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -286,6 +307,9 @@ impl Replica {
             && thread.join().is_err()
         {
             log::error!("the thread of a session context panicked");
+        }
+        if let Some(keeper) = &self.shared.keeper {
+            keeper.end(unsaved);
         }
     }
 }
@@ -370,6 +394,9 @@ impl Shared {
                     self.feed.push(event);
                     news = true;
                 }
+                Output::Save(savings) => self.keep(|keeper| keeper.save(savings)),
+                Output::Load(keys) => self.keep(|keeper| keeper.load(keys)),
+                Output::Forget(key) => self.keep(|keeper| keeper.forget(key)),
                 Output::Ready => {
                     self.milestones.pass(|passed| passed.ready = true);
                     let missing = state.engine.slots_missing();
@@ -400,6 +427,12 @@ impl Shared {
                 "{}: serves although {missing} of its 1024 slots have not been transferred within the time for it; they come later",
                 self.label
             ),
+        }
+    }
+
+    fn keep(&self, keep: impl FnOnce(&Keeper)) {
+        if let Some(keeper) = &self.keeper {
+            keep(keeper);
         }
     }
 

@@ -211,10 +211,11 @@ impl Run {
                 let ahead = self.below(600_000) as i64 - 300_000;
                 self.sim.set_clock(node, 0, ahead);
             }
-            17 if self.alive().len() > 2 && self.leaving.is_empty() => {
-                if self.sim.with_app::<Node, _>(node, |app, cx| app.drain(cx)).is_some() {
-                    self.leaving.push(node);
-                }
+            17 if self.alive().len() > 2
+                && self.leaving.is_empty()
+                && self.sim.with_app::<Node, _>(node, |app, cx| app.drain(cx)).is_some() =>
+            {
+                self.leaving.push(node);
             }
             _ => {}
         }
@@ -318,7 +319,7 @@ impl Run {
         }
     }
 
-    fn check(&mut self) {
+    fn check(&self) {
         let seed = self.sim.seed();
         assert!(self.has_converged(), "seed {seed}: the replicas differ after the bound");
         for node in self.alive() {

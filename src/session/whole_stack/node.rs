@@ -83,6 +83,9 @@ impl Node {
     pub(super) fn carry_out(&mut self, cx: &mut AppContext<'_>) {
         while let Some(output) = self.engine.poll_output() {
             match output {
+                Output::Save(_) | Output::Load(_) | Output::Forget(_) => {
+                    unreachable!("there is no store")
+                }
                 Output::Send(send) => {
                     let options = if send.token.is_some() { SendOptions::SYNC_ACK } else { SendOptions::ASYNC };
                     cx.send(send.to, send.body, options, send.token);

@@ -297,6 +297,9 @@ impl World {
             Output::Committed(ticket, result) => self.committed(pid, ticket, result),
             Output::Fetched(ticket, result) => self.fetched(pid, ticket, result),
             Output::Swapped(ticket, result) => self.swapped(pid, ticket, result),
+            Output::Save(_) | Output::Load(_) | Output::Forget(_) => {
+                Err(format!("{pid:?} keeps entries, though it has no store"))
+            }
             Output::Event(event) => {
                 self.trace.tell(|| format!("{:?} {pid:?} event {event:?}", self.now));
                 self.oracle.event(pid, self.now, &event, &self.nodes)

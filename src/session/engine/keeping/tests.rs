@@ -1,0 +1,264 @@
+use std::time::Duration;
+
+use super::super::commit::Change;
+use super::super::fetch::Get;
+use super::super::message::Want;
+use super::super::testkit::Group;
+use super::super::{Config, Copies, Keeping, Names};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn keeping(keeping: Keeping) -> Config {
+    Config { keeping: Some(keeping), ..Config::default() }
+}
+
+/// Swaps out whatever is idle for a second.
+fn idle() -> Config {
+    keeping(Keeping { max_idle: Some(SECOND), ..Keeping::default() })
+}
+
+/// What a member has, as its store would have it.
+fn saved(group: &mut Group, node: usize) -> Vec<Stored> {
+    let all = group.with(node, |engine, now| engine.unsaved(now));
+    let again = |stored: &Stored| Stored::decode(&mut Names::default(), stored.key(), &stored.encode());
+    all.iter().map(|stored| again(stored).expect("it reads what it wrote")).collect()
+}
+
+fn restore(group: &mut Group, node: usize, stored: Vec<Stored>) -> Vec<Restored> {
+    group.with(node, |engine, now| stored.into_iter().map(|stored| engine.restore(now, stored)).collect())
+}
+
+fn is_away(group: &Group, node: usize, key: &[u8]) -> bool {
+    group.engine(node).is_away(key)
+}
+
+#[test]
+fn a_member_that_is_alone_finds_what_it_saved() {
+    let mut group = Group::ready(1, &Config::default());
+    group.create(0, b"cart", "n", "1");
+    let stored = saved(&mut group, 0);
+    group.crash(0);
+    group.now += SECOND * 60;
+    let again = group.join(Config::default());
+    assert_eq!(restore(&mut group, again, stored), [Restored::Here]);
+    assert!(group.nodes[again].events.is_empty(), "nothing has happened to it");
+    group.run_for(SECOND);
+    let idle = group.with(again, |engine, now| engine.idle(now, b"cart"));
+    assert!(idle.is_some_and(|idle| idle >= SECOND * 60), "{idle:?}");
+    assert_eq!(group.value(again, b"cart", "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn what_expired_meanwhile_and_what_need_not_be_remembered_is_over() {
+    let mut group = Group::ready(1, &Config::default());
+    group.create(0, b"cart", "n", "1");
+    group.create(0, b"gone", "n", "1");
+    group.commit(0, b"gone", Change::Remove, Want::None).expect("it can be removed");
+    let stored = saved(&mut group, 0);
+    assert_eq!(stored.len(), 2);
+    group.crash(0);
+    group.now += SECOND * 3600;
+    let again = group.join(Config::default());
+    assert_eq!(restore(&mut group, again, stored), [Restored::Over; 2]);
+    assert_eq!(group.engine(again).table.len(), 0);
+}
+
+#[test]
+fn what_others_did_meanwhile_wins_and_what_only_the_store_has_is_spread() {
+    let mut group = Group::ready(2, &Config::default());
+    for key in [&b"deleted"[..], b"newer", b"same"] {
+        group.create(0, key, "n", "1");
+    }
+    group.run_for(SECOND);
+    let mut stored = saved(&mut group, 0);
+    group.crash(0);
+    group.commit(1, b"deleted", Change::Remove, Want::None).expect("it can be removed");
+    group.set(1, b"newer", "n", "2");
+    // Of a life before, which nobody else has seen.
+    let mut alone = Group::ready(1, &Config::default());
+    alone.create(0, b"only here", "n", "3");
+    stored.extend(saved(&mut alone, 0));
+    let again = group.join(Config::default());
+    assert_eq!(restore(&mut group, again, stored), [Restored::Here; 4]);
+    group.run_for(SECOND * 30);
+    assert!(group.agrees());
+    for node in [again, 1] {
+        assert_eq!(group.value(node, b"deleted", "n"), None);
+        assert_eq!(group.value(node, b"newer", "n").as_deref(), Some(&b"2"[..]));
+        assert_eq!(group.value(node, b"only here", "n").as_deref(), Some(&b"3"[..]));
+    }
+}
+
+#[test]
+fn records_that_are_none_are_not_taken() {
+    let mut group = Group::ready(1, &Config::default());
+    group.create(0, b"cart", "n", "1");
+    let bytes = saved(&mut group, 0)[0].encode();
+    let decode = |key: &[u8], bytes: &[u8]| Stored::decode(&mut Names::default(), key, bytes).is_some();
+    assert!(decode(b"cart", &bytes));
+    assert!(!decode(b"other", &bytes), "a record under a wrong name");
+    assert!((0..bytes.len()).all(|length| !decode(b"cart", &bytes[..length])));
+    assert!(!decode(b"cart", &[&bytes[..], b"x"].concat()));
+}
+
+#[test]
+fn what_is_swapped_out_keeps_its_digest_and_comes_back_when_read() {
+    let mut group = Group::ready(2, &idle());
+    group.create(0, b"cart", "n", "a value that takes some memory");
+    group.run_for(SECOND / 2);
+    let (slot, bytes) = (slot_of(b"cart"), group.engine(0).table.bytes());
+    let digest = group.engine(0).table.slot(slot).digest();
+    group.run_for(SECOND * 5);
+    for node in 0..2 {
+        assert!(is_away(&group, node, b"cart"));
+        assert_eq!(group.engine(node).away(), 1);
+        assert!(group.engine(node).peek(b"cart").is_none(), "nobody sees it without its values");
+        assert_eq!(group.engine(node).table.slot(slot).digest(), digest);
+    }
+    assert!(group.engine(0).table.bytes() < bytes);
+    assert!(group.agrees());
+    let Get::Asking(ticket) = group.get(0, b"cart") else { panic!("it is in the store") };
+    let (answered, found) = group.nodes[0].fetched.pop().expect("it is there at once");
+    assert_eq!(answered, ticket);
+    let record = found.expect("found").expect("alive");
+    assert_eq!(record.value("n").map(|value| &value[..]), Some(&b"a value that takes some memory"[..]));
+    assert!(!is_away(&group, 0, b"cart"));
+    assert_eq!(group.engine(0).table.bytes(), bytes);
+    let counters = group.engine(0).counters();
+    assert_eq!((counters.swapped_out, counters.swapped_in, counters.load_failures), (1, 1, 0));
+}
+
+#[test]
+fn a_joiner_gets_what_is_swapped_out() {
+    let mut group = Group::ready(2, &Config { copies: Copies::Everywhere, ..idle() });
+    let keys: Vec<_> = (0..1000_u32).map(u32::to_be_bytes).collect();
+    keys.iter().for_each(|key| group.create(0, key, "n", "value"));
+    group.run_for(SECOND * 5);
+    assert_eq!(group.engine(0).away(), 1000);
+    let joiner = group.join(Config { copies: Copies::Everywhere, ..Config::default() });
+    group.run_for(SECOND * 5);
+    assert_eq!(group.engine(joiner).alive(), 1000);
+    assert!(keys.iter().all(|key| group.value(joiner, key, "n").as_deref() == Some(b"value")));
+    assert!(group.agrees());
+}
+
+#[test]
+fn a_change_of_what_is_swapped_out_lacks_nothing() {
+    let mut group = Group::ready(2, &idle());
+    group.create(0, b"cart", "kept", "1");
+    group.run_for(SECOND / 2);
+    let read = Arc::clone(group.engine(0).peek(b"cart").expect("it is here"));
+    group.set(1, b"cart", "other", "2");
+    group.run_for(SECOND * 5);
+    assert!(is_away(&group, 0, b"cart"));
+    let change = Change::Update { read, lease: None, attributes: vec![("new".into(), Some("3".into()))] };
+    group.commit(0, b"cart", change, Want::None).expect("it can be changed");
+    for (name, value) in [("kept", "1"), ("other", "2"), ("new", "3")] {
+        assert_eq!(group.value(0, b"cart", name).as_deref(), Some(value.as_bytes()));
+    }
+    group.run_for(SECOND / 10);
+    // The other one has merged the change and not loaded the rest.
+    assert!(is_away(&group, 1, b"cart"));
+    let stored = group.with(1, |engine, now| engine.unsaved(now)).pop().expect("it has changed");
+    assert!(stored.is_away());
+    group.get(1, b"cart");
+    for (name, value) in [("kept", "1"), ("other", "2"), ("new", "3")] {
+        assert_eq!(group.value(1, b"cart", name).as_deref(), Some(value.as_bytes()));
+    }
+    group.run_for(SECOND);
+    assert!(group.agrees());
+}
+
+#[test]
+fn what_the_store_has_lost_comes_from_another_holder() {
+    let mut group = Group::ready(2, &idle());
+    group.create(0, b"cart", "n", "1");
+    group.create(0, b"basket", "n", "2");
+    group.run_for(SECOND * 5);
+    group.nodes[0].store.insert(b"cart".to_vec(), Bytes::from_static(b"no record"));
+    group.nodes[0].store.remove(&b"basket"[..]);
+    for key in [&b"cart"[..], b"basket"] {
+        assert!(matches!(group.get(0, key), Get::Asking(_)));
+    }
+    group.settle();
+    let values: Vec<_> = group.nodes[0].fetched.drain(..).map(|(_, found)| found.expect("found").expect("alive")).collect();
+    let values: Vec<_> = values.iter().map(|record| record.value("n").expect("whole").clone()).collect();
+    assert_eq!(values, ["1", "2"]);
+    assert_eq!(group.engine(0).counters().load_failures, 2);
+    group.run_for(SECOND * 15);
+    assert!(group.agrees());
+}
+
+#[test]
+fn what_nobody_has_any_more_is_absent() {
+    let mut group = Group::ready(1, &idle());
+    group.create(0, b"cart", "n", "1");
+    group.run_for(SECOND * 5);
+    group.nodes[0].store.clear();
+    let Get::Asking(_) = group.get(0, b"cart") else { panic!("it is not known yet") };
+    group.run_for(SECOND);
+    let (_, found) = group.nodes[0].fetched.pop().expect("an answer");
+    assert!(matches!(found, Ok(None)));
+    assert!(matches!(group.get(0, b"cart"), Get::Absent));
+}
+
+#[test]
+fn no_more_than_so_many_are_in_memory_and_those_are_the_last_used() {
+    let mut group = Group::ready(1, &keeping(Keeping { max_resident: Some(10), ..Keeping::default() }));
+    for key in 0..100_u8 {
+        group.create(0, &[key], "n", "value");
+        group.now += SECOND / 1000;
+    }
+    group.run_for(SECOND * 2);
+    assert_eq!(group.engine(0).away(), 90);
+    assert!((0..90).all(|key| is_away(&group, 0, &[key])));
+    group.get(0, &[0]);
+    group.run_for(SECOND * 2);
+    assert!(!is_away(&group, 0, &[0]) && is_away(&group, 0, &[90]));
+    assert_eq!(group.engine(0).away(), 90);
+}
+
+#[test]
+fn what_is_in_use_is_not_swapped_out() {
+    let limits = Keeping { max_resident: Some(0), min_idle: SECOND * 60, ..Keeping::default() };
+    let mut group = Group::ready(1, &keeping(limits));
+    group.create(0, b"cart", "n", "1");
+    group.run_for(SECOND * 50);
+    assert!(!is_away(&group, 0, b"cart"));
+    group.run_for(SECOND * 15);
+    assert!(is_away(&group, 0, b"cart"));
+}
+
+#[test]
+fn a_backup_is_made_once_for_each_access_and_swaps_nothing_out() {
+    let mut group = Group::ready(1, &keeping(Keeping { backup: Some(SECOND * 5), ..Keeping::default() }));
+    group.create(0, b"cart", "n", "1");
+    group.run_for(SECOND * 20);
+    assert_eq!(group.engine(0).counters().saved, 1);
+    assert!(!is_away(&group, 0, b"cart"));
+    group.get(0, b"cart");
+    group.run_for(SECOND * 20);
+    assert_eq!(group.engine(0).counters().saved, 2);
+    assert!(saved(&mut group, 0).is_empty(), "the store has it");
+}
+
+#[test]
+fn what_has_ended_leaves_the_store() {
+    let mut group = Group::ready(2, &Config { expiry_interval: SECOND, ..idle() });
+    group.create(0, b"removed", "n", "1");
+    let change = Change::Create { lease: SECOND * 10, attributes: vec![("n".into(), Some("1".into()))] };
+    group.commit(0, b"expiring", change, Want::None).expect("the key is free");
+    group.run_for(SECOND * 5);
+    assert!(group.nodes.iter().all(|node| node.store.len() == 2));
+    group.commit(0, b"removed", Change::Remove, Want::None).expect("it can be removed");
+    group.run_for(SECOND * 30);
+    assert!(group.nodes.iter().all(|node| node.store.is_empty()));
+    assert_eq!(group.engine(0).away(), 0);
+    assert!(group.agrees());
+}
+
+#[test]
+fn an_entry_takes_no_more_memory_than_before() {
+    assert_eq!(size_of::<super::super::table::Held>(), 48);
+}
