@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::attributes::Attributes;
+use super::keeping::Parked;
 use super::message::{Entry, SwapOutcome, Want};
 use super::record::{Attribute, Death, Lease, Name, Record};
 use super::seen::Seen;
@@ -421,10 +422,16 @@ impl Engine {
     }
 
     /// Sends a member all that a commit changed, in one message: it confirms all of it, or nothing.
-    fn ask(&mut self, ticket: Ticket, member: Member) {
+    pub(super) fn ask(&mut self, ticket: Ticket, member: Member) {
         let Some(waiting) = self.commits.waiting.get_mut(&ticket) else { return };
-        waiting.asked.push(member.clone());
+        if !waiting.asked.contains(&member) {
+            waiting.asked.push(member.clone());
+        }
         let keys = waiting.keys.clone();
+        if let Some(away) = keys.iter().find(|key| self.is_away(key)) {
+            self.park(away, Parked::Ask { member, ticket });
+            return;
+        }
         let entries = keys.iter().filter_map(|key| self.whole(key)).collect();
         self.put(vec![member], entries, Some(ticket));
     }

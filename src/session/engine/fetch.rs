@@ -105,7 +105,15 @@ impl Engine {
 
     fn wait_for_store(&mut self, key: &[u8]) -> Get {
         let ticket = self.number();
-        if self.park(key, Parked::Get(ticket)) { Get::Asking(ticket) } else { Get::Absent }
+        self.answer_from_store(ticket, key);
+        Get::Asking(ticket)
+    }
+
+    /// The answer is in the store. When too much waits for it, nobody can tell.
+    fn answer_from_store(&mut self, ticket: Ticket, key: &[u8]) {
+        if !self.park(key, Parked::Get(ticket)) {
+            self.outputs.push_back(Output::Fetched(ticket, Err(FetchFault { silent: Vec::new() })));
+        }
     }
 
     /// Asks others for what the store should have had.
@@ -176,8 +184,8 @@ impl Engine {
     /// Nobody is left to be asked: what is here is what there is.
     fn fetch_ends(&mut self, ticket: Ticket) {
         let Some(fetch) = self.fetches.asking.remove(&ticket) else { return };
-        if self.is_here_but_away(&fetch.key) && self.park(&fetch.key, Parked::Get(ticket)) {
-            return;
+        if self.is_here_but_away(&fetch.key) {
+            return self.answer_from_store(ticket, &fetch.key);
         }
         let found = self.found_here(&fetch.key);
         let result =
@@ -226,8 +234,8 @@ impl Engine {
                 let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };
-                if self.is_here_but_away(&fetch.key) && self.park(&fetch.key, Parked::Get(request)) {
-                    return;
+                if self.is_here_but_away(&fetch.key) {
+                    return self.answer_from_store(request, &fetch.key);
                 }
                 let found = self.found_here(&fetch.key);
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));

@@ -48,6 +48,7 @@ pub(super) enum Parked {
     Get(Ticket),
     Fetch { member: Member, request: u64 },
     Put { to: Member, ticket: Option<Ticket> },
+    Ask { member: Member, ticket: Ticket },
     Pull { from: Member, request: u64, slots: Vec<SlotId>, after: Option<Key>, budget: u32 },
 }
 
@@ -207,6 +208,7 @@ impl Engine {
                     self.outputs.push_back(Output::Fetched(ticket, Ok(found)));
                 }
                 Parked::Fetch { member, request } => self.receive_fetch(&member, request, key),
+                Parked::Ask { member, ticket } => self.ask(ticket, member),
                 Parked::Put { to, ticket } => self.put_whole(&to, [key.into()], ticket),
                 Parked::Pull { from, request, slots, after, budget } => {
                     self.receive_pull(&from, request, &slots, after, budget);
