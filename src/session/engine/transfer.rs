@@ -17,7 +17,7 @@ use crate::member::Member;
 const RETRY: u64 = 200;
 /// Who has found a member that is complete begins when no other has come for so many milliseconds: those that are there answer a
 /// newcomer together.
-const QUIET: u64 = 20;
+const QUIET: u64 = 50;
 
 #[derive(Debug, Default)]
 pub(super) struct Transfer {

@@ -5,7 +5,7 @@
 //! comes a calm, in which all members must become equal within [`convergence_bound`]. The same seed gives the same run: a failure
 //! prints its seed and what happened.
 //!
-//! `TRIBES_SEEDS=10000 cargo test --release --lib session::engine::simulation::seeds` runs so many seeds, `TRIBES_SEED=7` only that
+//! `TRIBES_SEEDS=10000 cargo test --release --lib session::engine::simulation::tests::seeds` runs so many seeds, `TRIBES_SEED=7` only that
 //! one.
 
 mod calm;

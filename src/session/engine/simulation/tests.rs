@@ -4,7 +4,7 @@ use super::{run, run_and_tell};
 use crate::testing::simulator::Simulator;
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = if cfg!(debug_assertions) { 25 } else { 400 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 90 };
 
 #[test]
 fn seeds() {
@@ -15,7 +15,7 @@ fn seeds() {
         count += 1;
     }
     println!("{count} seeds: {coverage:?}");
-    if count >= 100 {
+    if count >= 80 {
         for fault in ALL {
             assert!(coverage.count(fault) > 0, "{fault:?} never happened: {coverage:?}");
         }
@@ -30,15 +30,19 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// A planted bug is found within so many seeds, all of which pass without it.
+/// A planted bug is found within a few seeds.
 fn is_caught(name: &str, flaws: Flaws) {
-    for seed in 0..SEEDS {
+    is_caught_within(SEEDS, name, flaws);
+}
+
+fn is_caught_within(seeds: u64, name: &str, flaws: Flaws) {
+    for seed in 0..seeds {
         if let Err(what) = run(seed, flaws) {
             println!("{name}: caught by seed {seed}: {what}");
             return;
         }
     }
-    panic!("{name} is not noticed within {SEEDS} seeds");
+    panic!("{name} is not noticed within {seeds} seeds");
 }
 
 #[test]
@@ -72,6 +76,7 @@ fn guests_that_are_dropped_are_caught() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes hundreds of histories: run it in a release build")]
 fn a_joiner_that_is_ready_at_once_is_caught() {
-    is_caught("ready_at_once", Flaws { ready_at_once: true, ..Flaws::default() });
+    is_caught_within(400, "ready_at_once", Flaws { ready_at_once: true, ..Flaws::default() });
 }
