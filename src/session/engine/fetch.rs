@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::keeping::Parked;
 use super::message::{Found, Message};
 use super::record::Record;
-use super::table::{Key, slot_of};
+use super::table::{Held, Key, slot_of};
 use super::{Engine, Output, Phase, Ticket};
 use crate::member::Member;
 use crate::stack::Time;
@@ -231,8 +231,13 @@ impl Engine {
                     });
                 }
                 self.handover_soon();
-                let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
+                let Some(fetch) = self.fetches.asking.get(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
+                let holds = |member: &Member| self.placement.rank(slot, member).is_some();
+                if !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive) {
+                    // A holder that has not answered yet may know of a later write, or of the end.
+                    return self.ask_next(request);
+                }
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };
                 if self.is_here_but_away(&fetch.key) {
                     return self.answer_from_store(request, &fetch.key);

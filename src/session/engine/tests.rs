@@ -659,3 +659,38 @@ fn nobody_waits_for_more_copies_than_are_kept() {
     };
     assert_eq!((committed.wanted, committed.confirmed.len()), (0, 0));
 }
+
+#[test]
+fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let backup = holder(&group, 0, &key, 1);
+    let reader = (1..5).find(|node| *node != backup).expect("three do not hold it");
+    let old = group.engine(0).whole(&key).expect("it is here");
+    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    group.settle();
+    let Get::Asking(ticket) = group.get(reader, &key) else { panic!("it is not here") };
+    // The questions to the holders are under way for long. One that is no holder, and has an old copy, answers first.
+    let mut late = Vec::new();
+    let guest = loop {
+        match group.wire.pop_front() {
+            Some(packet) if packet.from == reader && (packet.to == 0 || packet.to == backup) => late.push(packet),
+            Some(packet) if packet.from == reader && late.len() == 2 => break packet.to,
+            Some(packet) => group.hand_over(packet),
+            None => {
+                group.now += Duration::from_millis(500);
+                group.with(reader, |engine, now| engine.timeout(now));
+            }
+        }
+    };
+    let from = group.nodes[guest].member.clone();
+    let answer = message::Message::Fetched { request: ticket, answer: message::Found::Entry(Box::new(old)) };
+    assert!(group.with(reader, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer))));
+    assert!(group.nodes[reader].fetched.is_empty(), "a holder may still know better");
+    late.into_iter().for_each(|packet| group.wire.push_back(packet));
+    group.settle();
+    let (_, found) = group.nodes[reader].fetched.pop().expect("a holder has answered");
+    assert!(found.expect("it knows").is_none(), "the entry was removed");
+}
