@@ -220,7 +220,13 @@ impl Engine {
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.
-                    self.confirmed(&key, fingerprint, from);
+                    // It is let go of later: it is the answer.
+                    let mark = self.placement.rank(slot, from).map_or(0, super::bit);
+                    self.table.note(&key, |held| {
+                        if held.fingerprint == fingerprint {
+                            held.copies |= mark;
+                        }
+                    });
                 } else if self.placement.rank(slot, from).is_some() && self.placement.rank(slot, &self.local).is_none() {
                     // A copy to look at, of what its holders have: nothing to hand over.
                     let mask = self.others_mask(slot);

@@ -694,3 +694,22 @@ fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
     let (_, found) = group.nodes[reader].fetched.pop().expect("a holder has answered");
     assert!(found.expect("it knows").is_none(), "the entry was removed");
 }
+
+#[test]
+fn a_copy_that_its_holders_turn_out_to_have_is_still_the_answer_to_a_read() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let backup = holder(&group, 0, &key, 1);
+    let reader = (1..4).find(|node| *node != backup).expect("two do not hold it");
+    // The backup has confirmed the reader's copy; the owner, which is asked first, is the last that it is kept for.
+    for _ in 0..2 {
+        let Get::Asking(_) = group.get(reader, &key) else { panic!("it is not here") };
+        group.settle();
+        let mark = group.engine(reader).placement.rank(slot_of(&key), &group.nodes[backup].member).map_or(0, bit);
+        group.with(reader, |engine, _| engine.table.note(&key, |held| held.copies = mark));
+        let (_, found) = group.nodes[reader].fetched.pop().expect("the owner answers");
+        assert!(found.expect("it has it").is_some());
+    }
+}
