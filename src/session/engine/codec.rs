@@ -25,10 +25,12 @@ pub(crate) const MAGIC: [u8; 4] = crate::wire::SESSION_MAGIC;
 /// The version of everything behind it.
 const VERSION: u8 = 1;
 /// Magic, version, kind and context.
-const HEADER: usize = 14;
+pub(super) const HEADER: usize = 14;
 
 /// The longest key, in bytes.
 pub(crate) const MAX_KEY: usize = 1024;
+/// Items of one list: the smallest ones take many times as much in memory as on the wire.
+const MAX_ITEMS: usize = 1 << 20;
 /// Attributes of one entry on the wire.
 const MAX_ATTRIBUTES: usize = 8192;
 
@@ -49,6 +51,8 @@ pub(crate) struct Names(HashSet<Name>);
 
 /// Above this, names are no longer shared: somebody makes them up.
 const MAX_NAMES: usize = 4096;
+/// Longer names, in bytes, are never shared: what is shared stays for good.
+const MAX_SHARED_NAME: usize = 256;
 
 impl Names {
     pub(super) fn get(&mut self, name: &str) -> Name {
@@ -56,7 +60,7 @@ impl Names {
             return Arc::clone(known);
         }
         let name: Name = name.into();
-        if self.0.len() < MAX_NAMES {
+        if self.0.len() < MAX_NAMES && name.len() <= MAX_SHARED_NAME {
             self.0.insert(Arc::clone(&name));
         }
         name
@@ -610,7 +614,7 @@ impl<'a> Reader<'a> {
     /// A count of items that can be in what is left.
     fn count(&mut self, least: usize) -> Decoded<usize> {
         let count = usize::try_from(self.varint()?).map_err(|_| DecodeError::Malformed)?;
-        if count > self.rest.len() / least { Err(DecodeError::Malformed) } else { Ok(count) }
+        if count > (self.rest.len() / least).min(MAX_ITEMS) { Err(DecodeError::Malformed) } else { Ok(count) }
     }
 
     fn bytes(&mut self) -> Decoded<&'a [u8]> {
@@ -670,4 +674,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

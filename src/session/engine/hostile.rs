@@ -61,7 +61,22 @@ pub(crate) fn session_messages(mut data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::codec::tests::any_message;
+    use super::super::codec::{HEADER, encode};
+
     proptest! {
+        #[test]
+        fn whatever_a_message_holds_an_engine_stands_it(messages in proptest::collection::vec(any_message(), 1..12)) {
+            let mut data = Vec::new();
+            for bytes in messages.iter().map(|message| encode(0, message)) {
+                if let Ok(length) = u8::try_from(bytes.len() - HEADER) {
+                    data.extend([length, bytes[5]]);
+                    data.extend(&bytes[HEADER..]);
+                }
+            }
+            super::session_messages(&data);
+        }
+
         #[test]
         fn whatever_a_peer_says_an_engine_stands(data in proptest::collection::vec(any::<u8>(), 0..600)) {
             super::session_messages(&data);

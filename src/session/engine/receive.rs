@@ -158,7 +158,7 @@ impl Engine {
             if !same_birth && held.is_alive() {
                 held.accessed = accessed;
             }
-            held.keep_until = held.keep_until.max(now + keep);
+            held.keep_until = held.keep_until.max(now.saturating_add(keep));
             merged
         });
         let Some(merged) = merged else { return Taken::Full };
@@ -188,7 +188,7 @@ impl Engine {
         }
         let mut held = Held::new(Arc::clone(&record), now);
         held.accessed = accessed;
-        held.keep_until = now + keep;
+        held.keep_until = now.saturating_add(keep);
         self.table.insert(key, held);
         self.counters.replicated += 1;
         if alive {

@@ -517,6 +517,20 @@ fn hostile_bytes_change_nothing() {
     assert!(Record::default().attributes.is_empty());
 }
 
+#[test]
+fn a_tombstone_may_be_kept_for_any_time() {
+    let mut group = Group::ready(2, &backups(1));
+    let sender = group.nodes[1].member.clone();
+    let record = Arc::new(Record::tombstone(Version { time: 5, node: 7 }));
+    let entry = message::Entry { key: key(1).into(), record, base: None, idle: u64::MAX, keep: u64::MAX };
+    let body = codec::encode(0, &message::Message::Put(vec![entry]));
+    for _ in ["it is new", "it is there"] {
+        assert!(group.with(0, |engine, now| engine.receive(now, &sender, &body)));
+    }
+    group.run_for(SECOND * 20);
+    assert_eq!(group.engine(0).table.len(), 1);
+}
+
 fn leased(lease: Duration) -> Change {
     Change::Create { lease, attributes: vec![("n".into(), Some("1".into()))] }
 }

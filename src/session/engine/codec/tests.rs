@@ -11,12 +11,18 @@ use super::*;
 
 const CONTEXT: u64 = 0x0123_4567_89ab_cdef;
 
+/// Sums overflow at the ends.
+fn any_number() -> impl Strategy<Value = u64> {
+    prop_oneof![any::<u64>(), 0..3_u64, u64::MAX - 2..=u64::MAX]
+}
+
 fn any_version() -> impl Strategy<Value = Version> {
-    (any::<u64>(), any::<u64>()).prop_map(|(time, node)| Version { time, node })
+    (any_number(), any::<u64>()).prop_map(|(time, node)| Version { time, node })
 }
 
 fn any_key() -> impl Strategy<Value = Key> {
-    vec(any::<u8>(), 0..20).prop_map(Into::into)
+    // Now and then one of those that the engine under attack has.
+    prop_oneof![vec(any::<u8>(), 0..20), (0..4_u8).prop_map(|number| vec![number; 16])].prop_map(Into::into)
 }
 
 fn any_value() -> impl Strategy<Value = Bytes> {
@@ -30,7 +36,7 @@ fn any_seen() -> impl Strategy<Value = Seen> {
 fn any_record() -> impl Strategy<Value = Record> {
     let attributes = vec(("[a-z]{0,3}", any_version(), option::of(any_value()), any::<bool>()), 0..5);
     let zero_or = || prop_oneof![Just(Version::ZERO), any_version()];
-    (zero_or(), zero_or(), any::<u64>(), 0..2_u64, option::of((any_version(), any::<u64>())), any_seen(), attributes).prop_map(
+    (zero_or(), zero_or(), any_number(), 0..2_u64, option::of((any_version(), any_number())), any_seen(), attributes).prop_map(
         |(birth, death, touched, lapsed, lease, seen, attributes)| {
             let lease = lease.map_or_else(Lease::default, |(version, millis)| Lease { version, millis });
             let mut record = Record { birth, death, touched, lapsed, lease, seen, attributes: Vec::new().into() };
@@ -44,12 +50,12 @@ fn any_record() -> impl Strategy<Value = Record> {
 }
 
 fn any_entry() -> impl Strategy<Value = Entry> {
-    (any_key(), any_record(), option::of(any_seen()), any::<u64>(), any::<u64>())
+    (any_key(), any_record(), option::of(any_seen()), any_number(), any_number())
         .prop_map(|(key, record, base, idle, keep)| Entry { key, record: Arc::new(record), base, idle, keep })
 }
 
 fn any_touch() -> impl Strategy<Value = Touch> {
-    (any_key(), any::<u64>(), any::<u64>()).prop_map(|(key, touched, idle)| Touch { key, touched, idle })
+    (any_key(), any_number(), any_number()).prop_map(|(key, touched, idle)| Touch { key, touched, idle })
 }
 
 fn any_slot() -> impl Strategy<Value = SlotId> {
@@ -74,7 +80,7 @@ fn any_outcome() -> impl Strategy<Value = SwapOutcome> {
     ]
 }
 
-fn any_message() -> impl Strategy<Value = Message> {
+pub(in super::super) fn any_message() -> impl Strategy<Value = Message> {
     let phase = prop_oneof![Just(Phase::Joining), Just(Phase::Ready), Just(Phase::Leaving)];
     let want = prop_oneof![Just(Want::None), any::<u32>().prop_map(Want::Copies), Just(Want::All)];
     let found =
@@ -83,7 +89,7 @@ fn any_message() -> impl Strategy<Value = Message> {
     let offered =
         (any_key(), any::<u64>(), any::<u64>()).prop_map(|(key, fingerprint, touched)| Offered { key, fingerprint, touched });
     prop_oneof![
-        (phase, any::<bool>(), any::<u64>(), any::<u32>())
+        (phase, any::<bool>(), any_number(), any::<u32>())
             .prop_map(|(phase, answer, epoch_millis, copies)| Message::Hello(Hello { phase, epoch_millis, answer, copies })),
         vec(any_entry(), 0..4).prop_map(Message::Put),
         vec(any_touch(), 0..4).prop_map(Message::Touch),
@@ -93,11 +99,11 @@ fn any_message() -> impl Strategy<Value = Message> {
             .prop_map(|(request, slots, after, budget)| Message::Pull { request, slots, after, budget }),
         (any::<u64>(), vec(any_entry(), 0..4), vec(done, 0..4), option::of(any_key()))
             .prop_map(|(request, entries, done, after)| Message::Chunk(Chunk { request, entries, done, after })),
-        (any::<u32>(), any::<u64>(), any::<u64>(), vec((any_slot(), any::<u64>()), 0..9))
+        (any::<u32>(), any_number(), any::<u64>(), vec((any_slot(), any::<u64>()), 0..9))
             .prop_map(|(round, epoch_millis, root, slots)| Message::Digests { round, epoch_millis, root, slots }),
         (any::<u32>(), any_slot(), vec(offered, 0..5)).prop_map(|(offer, slot, entries)| Message::Offer { offer, slot, entries }),
         (any::<u32>(), vec(any_key(), 0..5)).prop_map(|(offer, keys)| Message::Want { offer, keys }),
-        (any::<u64>(), vec((any_key(), any::<u64>()), 0..5)).prop_map(|(request, entries)| Message::Reap { request, entries }),
+        (any::<u64>(), vec((any_key(), any_number()), 0..5)).prop_map(|(request, entries)| Message::Reap { request, entries }),
         (any::<u64>(), vec(any_touch(), 0..5)).prop_map(|(request, entries)| Message::Spare { request, entries }),
         (any::<u64>(), any_key(), "[a-z]{0,5}", any_version(), option::of(any_value()), want).prop_map(
             |(request, key, name, expected, value, confirm)| Message::Swap {
@@ -197,6 +203,29 @@ fn names_are_shared_up_to_a_bound() {
     assert!(Arc::ptr_eq(&names.get("cart"), &names.get("cart")));
     (0..2 * MAX_NAMES).for_each(|number| drop(names.get(&number.to_string())));
     assert_eq!(names.0.len(), MAX_NAMES);
+}
+
+#[test]
+fn long_names_are_read_but_not_kept() {
+    let mut names = Names::default();
+    let long = "n".repeat(MAX_SHARED_NAME + 1);
+    assert_eq!(*names.get(&long), *long);
+    assert!(names.0.is_empty());
+    drop(names.get(&long[1..]));
+    assert_eq!(names.0.len(), 1);
+}
+
+#[test]
+fn a_list_has_a_bound_of_its_own() {
+    let list = |count: usize| {
+        let mut bytes = BytesMut::from(&encode(CONTEXT, &Message::Want { offer: 1, keys: Vec::new() })[..HEADER + 4]);
+        put_varint(&mut bytes, count as u64);
+        // Keys of no bytes: the smallest items there are.
+        bytes.put_bytes(0, count);
+        read(&bytes).map(|message| matches!(message, Message::Want { keys, .. } if keys.len() == count))
+    };
+    assert_eq!(list(MAX_ITEMS), Ok(true));
+    assert_eq!(list(MAX_ITEMS + 1), Err(DecodeError::Malformed));
 }
 
 /// One message of each kind, as the first version wrote it.
