@@ -140,10 +140,17 @@ impl Engine {
         let now = self.millis();
         let mut spared = Vec::new();
         for (key, known) in entries {
-            let Some(held) = self.table.get(key).filter(|held| held.is_alive() && !self.is_overdue(held)) else { continue };
+            let Some(held) = self.table.get(key).filter(|held| held.is_alive()) else { continue };
             let idle = held.idle(now);
-            // An access that nobody has been told of yet.
-            let touched = if held.record.touched > *known { held.record.touched } else { self.touch(key) };
+            let touched = if held.record.touched > *known {
+                // The owner has missed an access: even if that is long ago, it has to know of it, or the entry would come back to it.
+                held.record.touched
+            } else if self.is_overdue(held) {
+                continue;
+            } else {
+                // An access that nobody has been told of yet.
+                self.touch(key)
+            };
             spared.push(Touch { key: key.clone(), touched, idle });
         }
         self.send(vec![from.clone()], &Message::Spare { request, entries: spared }, None);

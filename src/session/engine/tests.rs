@@ -612,6 +612,37 @@ fn an_entry_that_expired_on_one_side_lives_on_when_the_other_used_it() {
 }
 
 #[test]
+fn an_entry_expires_once_although_its_owner_was_not_told_of_the_last_access() {
+    let mut group = Group::ready(2, &Config { repair_interval: SECOND * 600, ..brisk() });
+    let key = owned_by(&group, 0);
+    assert!(group.commit(1, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND);
+    assert!(matches!(group.get(1, &key), Get::Here(_)));
+    assert_eq!(group.wire.len(), 1, "what tells the owner of it");
+    group.wire.clear();
+    group.run_for(SECOND * 20);
+    assert_eq!(holders_of(&group, &key), 0);
+    let expired = |node: &testkit::Node| node.events.iter().filter(|event| matches!(event.what, What::Expired { .. })).count();
+    assert_eq!(group.nodes.iter().map(expired).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[test]
+fn an_overdue_guest_is_handed_over_and_not_expired() {
+    let mut group = Group::ready(2, &Config { copies: Copies::Backups(0), ..brisk() });
+    let key = owned_by(&group, 0);
+    group.nodes[0].deaf = true;
+    assert!(group.commit(1, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND * 10);
+    assert!(group.engine(1).peek(&key).is_some(), "it is not the guest's to end");
+    assert!(!group.nodes[1].events.iter().any(|event| matches!(event.what, What::Expired { .. })));
+    group.nodes[0].deaf = false;
+    group.run_for(SECOND * 20);
+    assert!(!group.nodes[1].events.iter().any(|event| matches!(event.what, What::Expired { .. })));
+    assert!(group.nodes[0].events.iter().any(|event| matches!(event.what, What::Expired { .. })), "but the owner's");
+    assert_eq!(holders_of(&group, &key), 0);
+}
+
+#[test]
 fn dead_entries_are_forgotten_in_the_end() {
     let config = Config { tombstone_life: SECOND * 5, ..brisk() };
     let mut group = Group::ready(2, &config);
