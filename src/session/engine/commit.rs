@@ -471,10 +471,10 @@ impl Engine {
                 let (version, wanted) = (committed.version, count(committed.wanted));
                 // Whoever asked counts this member's copy as well.
                 let confirmed = count(committed.confirmed.len()) + 1;
-                let outcome = if met {
-                    SwapOutcome::Done { version, confirmed, wanted }
-                } else {
-                    SwapOutcome::Unconfirmed { version, confirmed, wanted }
+                let outcome = match end {
+                    End::Met => SwapOutcome::Done { version, confirmed, wanted },
+                    End::Late => SwapOutcome::Unconfirmed { version, confirmed, wanted },
+                    End::Removed => SwapOutcome::Absent,
                 };
                 self.swap_answer(&member, request, outcome);
             }

@@ -136,7 +136,7 @@ impl Engine {
     }
 
     /// Who may hold a slot's entries: its holders, and those that were before members came that are not complete yet.
-    fn sources(&self, slot: u16) -> Vec<Member> {
+    pub(super) fn sources(&self, slot: u16) -> Vec<Member> {
         let ready = |member: &&Member| self.peers.phase_of(member).is_some_and(|phase| phase != Phase::Joining);
         let holders = self.holders_but_me(slot);
         let mut sources: Vec<Member> = holders.iter().filter(ready).cloned().collect();

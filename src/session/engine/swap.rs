@@ -88,7 +88,12 @@ impl Engine {
     /// The owner's decision.
     fn swap_here(&mut self, whom: Whom, key: &[u8], condition: Condition, want: Want) -> Result<(), SwapFault> {
         let Condition { name, expected, value } = condition;
-        let complete = self.slots[usize::from(slot_of(key))].complete;
+        let slot = slot_of(key);
+        let complete = self.slots[usize::from(slot)].complete;
+        if !complete && !self.sources(slot).is_empty() {
+            // What is here may be older than what others have decided on.
+            return Err(SwapFault::Silent);
+        }
         let Some(held) = self.table.get(key).filter(|held| held.is_alive()) else {
             if !complete {
                 return Err(SwapFault::Silent);
