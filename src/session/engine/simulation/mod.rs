@@ -19,7 +19,9 @@ mod tests;
 mod trace;
 mod world;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::flaws::Flaws;
@@ -41,17 +43,34 @@ fn run(seed: u64, flaws: Flaws) -> Result<Report, String> {
     play(seed, flaws, Trace::default()).map_err(|(what, _)| what)
 }
 
-/// Runs a seed, and once more for the trace if it fails.
-fn run_and_tell(seed: u64) -> Report {
+/// Runs a failed seed once more, and tells what led to it: everything when it is the only seed.
+fn tell(seed: u64, only: bool) -> String {
     let flaws = Flaws::default();
-    match play(seed, flaws, Trace::default()) {
-        Ok(report) => report,
-        Err((first, _)) => {
-            let (again, trace) = play(seed, flaws, Trace::kept()).err().unwrap_or_default();
-            let plan = Plan::of(seed, flaws);
-            panic!("{trace}\n{plan:#?}\nseed {seed}: {first}\n(again: {again})\nrun it with TRIBES_SEED={seed}");
+    let (what, trace) = play(seed, flaws, Trace::kept(if only { usize::MAX } else { 4_000 })).err().unwrap_or_default();
+    let plan = Plan::of(seed, flaws);
+    format!("{trace}\n{plan:#?}\nseed {seed}, once more: {what}")
+}
+
+/// Runs seeds on all processors. What was seen, and the seeds that failed, each with what went wrong.
+fn survey(seeds: Vec<u64>) -> (Coverage, BTreeMap<u64, String>) {
+    let seeds = Mutex::new(seeds.into_iter());
+    let results = Mutex::new((Coverage::default(), BTreeMap::new()));
+    let next = || seeds.lock().expect("no thread panics here").next();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(seed) = next() {
+                    let result = run(seed, Flaws::default());
+                    let mut results = results.lock().expect("no thread panics here");
+                    match result {
+                        Ok(report) => results.0.add(&report.coverage),
+                        Err(what) => _ = results.1.insert(seed, what),
+                    }
+                }
+            });
         }
-    }
+    });
+    results.into_inner().expect("no thread panics here")
 }
 
 fn play(seed: u64, flaws: Flaws, trace: Trace) -> Result<Report, (String, String)> {

@@ -256,7 +256,8 @@ impl Oracle {
         }
         for (key, record) in &engine.handover.gone {
             let holders = engine.placement.holding(slot_of(key)).filter(|holder| **holder != process.member);
-            let to = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
+            let to: Vec<_> = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
+            trace.tell(|| format!("{now:?} {pid:?} lets go of {} to {to:?}: {record:?}", name(key)));
             self.handed.entry((pid, key.clone())).or_default().push((Arc::clone(record), to));
         }
         let mut changed = Vec::new();

@@ -1,6 +1,6 @@
 use super::super::flaws::Flaws;
-use super::coverage::{ALL, Coverage};
-use super::{run, run_and_tell};
+use super::coverage::ALL;
+use super::{run, survey, tell};
 use crate::testing::simulator::Simulator;
 
 /// Seeds of an ordinary test run.
@@ -8,13 +8,15 @@ const SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 90 };
 
 #[test]
 fn seeds() {
-    let mut coverage = Coverage::default();
-    let mut count = 0_u64;
-    for seed in Simulator::seeds(SEEDS) {
-        coverage.add(&run_and_tell(seed).coverage);
-        count += 1;
-    }
+    let seeds: Vec<u64> = Simulator::seeds(SEEDS).collect();
+    let count = seeds.len();
+    let (coverage, failed) = survey(seeds);
     println!("{count} seeds: {coverage:?}");
+    if let Some(seed) = failed.keys().next() {
+        println!("{}", tell(*seed, count == 1));
+        let all: String = failed.iter().map(|(seed, what)| format!("seed {seed}: {what}\n")).collect();
+        panic!("{} of {count} seeds failed, run one with TRIBES_SEED={seed}:\n{all}", failed.len());
+    }
     if count >= 80 {
         for fault in ALL {
             assert!(coverage.count(fault) > 0, "{fault:?} never happened: {coverage:?}");

@@ -5,18 +5,17 @@ use std::collections::VecDeque;
 use super::super::record::hash_bytes;
 use crate::id::mix;
 
-/// Events that are kept.
-const KEPT: usize = 4000;
-
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     pub(super) hash: u64,
-    lines: Option<VecDeque<String>>,
+    lines: VecDeque<String>,
+    kept: usize,
 }
 
 impl Trace {
-    pub(super) fn kept() -> Self {
-        Self { hash: 0, lines: Some(VecDeque::new()) }
+    /// Keeps the last `kept` events as text.
+    pub(super) fn kept(kept: usize) -> Self {
+        Self { kept, ..Self::default() }
     }
 
     /// Numbers that tell one event from another.
@@ -29,15 +28,15 @@ impl Trace {
     }
 
     pub(super) fn tell(&mut self, line: impl FnOnce() -> String) {
-        if let Some(lines) = &mut self.lines {
-            if lines.len() >= KEPT {
-                lines.pop_front();
+        if self.kept > 0 {
+            if self.lines.len() >= self.kept {
+                self.lines.pop_front();
             }
-            lines.push_back(line());
+            self.lines.push_back(line());
         }
     }
 
     pub(super) fn text(&self) -> String {
-        self.lines.iter().flatten().map(|line| format!("{line}\n")).collect()
+        self.lines.iter().map(|line| format!("{line}\n")).collect()
     }
 }

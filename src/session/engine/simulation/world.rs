@@ -241,7 +241,12 @@ impl World {
             Happening::Think { pid, thought } => self.think(pid, thought),
             Happening::Resume { node } => self.resume(node),
             Happening::Start { node } => self.start(node),
-            Happening::Leave { pid } => self.gone(pid, false),
+            Happening::Leave { pid } => {
+                if self.process(pid).is_some() {
+                    self.coverage.saw(Fault::NotDrained);
+                }
+                self.gone(pid, false)
+            }
             Happening::Client => self.client(),
             Happening::Fault => self.fault(),
             Happening::Heal => {
@@ -310,6 +315,7 @@ impl World {
             }
             Output::Drained => {
                 self.trace.tell(|| format!("{:?} {pid:?} is drained", self.now));
+                self.coverage.saw(Fault::Drained);
                 self.gone(pid, true)
             }
         }
