@@ -230,7 +230,7 @@ impl Engine {
         if before.attributes.len() + attributes.len() > MAX_ATTRIBUTES {
             return Err(Refusal::TooLarge);
         }
-        let version = self.tick(before.latest());
+        let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
             touched: version.time,
@@ -263,7 +263,7 @@ impl Engine {
         }
         self.check(&attributes)?;
         let before = self.base(key, read)?;
-        let version = self.tick(before.latest());
+        let version = self.version_of_write(key, &before);
         // What was removed under the old key, earlier, is not what the new one was.
         let death = Version::ZERO;
         let mut record = Record { birth: version, death, touched: version.time, lapsed: 0, ..(*before).clone() };
@@ -293,6 +293,7 @@ impl Engine {
             },
             // Whoever has everything would know of it: it has died, and even its tombstone is gone.
             None if self.slots[usize::from(slot)].complete => Err(Refusal::Removed),
+            None if self.has_removed(key, read.birth) => Err(Refusal::Removed),
             None => {
                 let held = Held::new(Arc::clone(read), self.millis());
                 self.table.insert(key, held);
@@ -427,13 +428,27 @@ impl Engine {
         if !waiting.asked.contains(&member) {
             waiting.asked.push(member.clone());
         }
-        let keys = waiting.keys.clone();
+        let (keys, version) = (waiting.keys.clone(), waiting.committed.version);
         if let Some(away) = keys.iter().find(|key| self.is_away(key)) {
             self.park(away, Parked::Ask { member, ticket });
             return;
         }
-        let entries = keys.iter().filter_map(|key| self.whole(key)).collect();
-        self.put(vec![member], entries, Some(ticket));
+        let entries: Vec<_> =
+            keys.iter().filter_map(|key| self.whole(key)).filter(|entry| entry.record.includes(version)).collect();
+        if entries.len() == keys.len() {
+            self.put(vec![member], entries, Some(ticket));
+        } else if let Some(waiting) = self.commits.waiting.get_mut(&ticket) {
+            // What is here is no longer what was committed: whoever took it would confirm something else.
+            waiting.failed.push(member);
+        }
+    }
+
+    /// Sends a member that lacks the base of a commit's change all of it.
+    pub(super) fn ask_again(&mut self, ticket: Option<Ticket>, member: &Member, keys: impl Iterator<Item = Key>) {
+        match ticket.filter(|ticket| self.commits.waiting.contains_key(ticket)) {
+            Some(ticket) => self.ask(ticket, member.clone()),
+            None => self.put_whole(member, keys, None),
+        }
     }
 
     fn settle(&mut self, ticket: Ticket) {

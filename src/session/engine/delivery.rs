@@ -24,12 +24,21 @@ struct Delivery {
     left: usize,
 }
 
+/// An entry as it was when it was sent.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) key: Key,
+    pub(super) fingerprint: u64,
+    /// See `handover`.
+    pub(super) counted: u32,
+}
+
 #[derive(Clone, Debug)]
 enum Cargo {
     Hello,
-    /// Entries, each with its fingerprint when it was sent.
+    /// Entries, as they were when they were sent.
     Entries {
-        entries: Vec<(Key, u64)>,
+        entries: Vec<Sent>,
         whole: bool,
         ticket: Option<Ticket>,
     },
@@ -52,8 +61,12 @@ impl Engine {
             return;
         }
         let whole = entries.iter().all(|entry| entry.base.is_none());
-        let fingerprint = |entry: &Entry| self.table.get(&entry.key).map_or(0, |held| held.fingerprint);
-        let sent = entries.iter().map(|entry| (entry.key.clone(), fingerprint(entry))).collect();
+        let sent = entries.iter().map(|entry| Sent {
+            key: entry.key.clone(),
+            fingerprint: self.table.get(&entry.key).map_or(0, |held| held.fingerprint),
+            counted: self.counted(slot_of(&entry.key)),
+        });
+        let sent = sent.collect();
         let token = self.track(Cargo::Entries { entries: sent, whole, ticket }, to.len());
         self.send(to, &Message::Put(entries), Some(token));
     }
@@ -111,38 +124,37 @@ impl Engine {
         }
     }
 
-    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Vec<(Key, u64)>, whole: bool, ticket: Option<Ticket>) {
+    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Vec<Sent>, whole: bool, ticket: Option<Ticket>) {
         match outcome {
             Outcome::Accepted => {
-                for (key, fingerprint) in &entries {
-                    self.confirmed(key, *fingerprint, to);
-                }
+                entries.iter().for_each(|sent| self.confirmed(sent, to));
                 self.commit_outlook(ticket, to, Outlook::Confirmed);
             }
             // It lacks what the change was made on: that is how it asks for the entry.
-            Outcome::Rejected if !whole => self.put_whole(to, entries.into_iter().map(|(key, _)| key), ticket),
+            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_iter().map(|sent| sent.key)),
             Outcome::Rejected | Outcome::Failed => {
-                for (key, _) in &entries {
-                    self.disagree(slot_of(key), to);
-                }
+                entries.iter().for_each(|sent| self.disagree(slot_of(&sent.key), to));
                 self.commit_outlook(ticket, to, Outlook::Failed);
             }
         }
     }
 
-    /// A member holds an entry as it was when it had this fingerprint.
-    pub(super) fn confirmed(&mut self, key: &[u8], fingerprint: u64, by: &Member) {
-        let slot = slot_of(key);
+    /// A member holds an entry as it was sent.
+    pub(super) fn confirmed(&mut self, sent: &Sent, by: &Member) {
+        let slot = slot_of(&sent.key);
         let Some(position) = self.placement.rank(slot, by) else { return };
-        let current = self.table.note(key, |held| {
-            let same = held.fingerprint == fingerprint;
+        if sent.counted != self.counted(slot) {
+            return self.handover_soon();
+        }
+        let current = self.table.note(&sent.key, |held| {
+            let same = held.fingerprint == sent.fingerprint;
             if same {
                 held.copies |= super::bit(position);
             }
             same
         });
         match current {
-            Some(true) => self.handover_confirmed(key),
+            Some(true) => self.handover_confirmed(&sent.key),
             // It has changed meanwhile.
             Some(false) => self.repair_when_quiet(slot),
             None => {}

@@ -46,6 +46,8 @@ struct Fetch {
     /// Whether what is here may be all there is: it is the answer when nobody knows better.
     retry_at: u64,
     deadline: u64,
+    /// See `handover`.
+    counted: u32,
 }
 
 impl Fetches {
@@ -59,11 +61,8 @@ impl Engine {
     pub(crate) fn get(&mut self, now: Time, key: &[u8]) -> Get {
         self.at(now);
         let slot = slot_of(key);
-        let authority = self.slots[usize::from(slot)].complete;
+        let authority = self.slots[usize::from(slot)].complete && !self.is_behind(key);
         if let Some(held) = self.table.get(key) {
-            if held.record.death() == Some(super::Death::Removed) {
-                return Get::Absent;
-            }
             let overdue = self.is_overdue(held);
             if held.is_alive() && !overdue && authority && held.away {
                 return self.wait_for_store(key);
@@ -130,6 +129,7 @@ impl Engine {
             silent: Vec::new(),
             retry_at: 0,
             deadline: self.in_millis(self.config.fetch_timeout),
+            counted: self.counted(slot_of(key)),
         };
         self.fetches.asking.insert(ticket, fetch);
         self.ask_next(ticket);
@@ -143,7 +143,9 @@ impl Engine {
         // Those that leave hand over what they hold: until then they have it.
         let order = self.placement.order(slot).into_iter().filter(|member| **member != self.local);
         let leaving = self.peers.present().filter(|(_, phase)| *phase == Phase::Leaving).map(|(member, _)| member);
-        let more = order.filter(ready).chain(leaving).chain(&holders);
+        // One that is joining may have been written to.
+        let joining = self.peers.present().filter(|(_, phase)| *phase == Phase::Joining).map(|(member, _)| member);
+        let more = order.filter(ready).chain(leaving).chain(&holders).chain(joining);
         for member in more {
             if !sources.contains(member) {
                 sources.push(member.clone());
@@ -188,8 +190,15 @@ impl Engine {
             return self.answer_from_store(ticket, &fetch.key);
         }
         let found = self.found_here(&fetch.key);
-        let result =
-            if found.is_none() && !fetch.silent.is_empty() { Err(FetchFault { silent: fetch.silent }) } else { Ok(found) };
+        let behind = self.is_behind(&fetch.key);
+        let result = if (found.is_none() || behind) && !fetch.silent.is_empty() {
+            Err(FetchFault { silent: fetch.silent })
+        } else {
+            if behind {
+                self.give_up_written(&fetch.key);
+            }
+            Ok(found)
+        };
         self.outputs.push_back(Output::Fetched(ticket, result));
     }
 
@@ -199,6 +208,7 @@ impl Engine {
             self.park(key, Parked::Fetch { member: from.clone(), request });
             return;
         }
+        self.counted_on(key);
         let answer = match self.whole(key) {
             Some(entry) => Found::Entry(Box::new(entry)),
             None if self.slots[usize::from(slot)].complete => Found::Absent,
@@ -209,19 +219,22 @@ impl Engine {
 
     pub(super) fn receive_fetched(&mut self, from: &Member, request: u64, answer: Found) {
         let meeting = self.is_meeting();
+        let Some(key) = self.fetches.asking.get(&request).map(|fetch| fetch.key.clone()) else { return };
+        let behind = self.is_behind(&key);
         let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
         let Some(at) = fetch.silent.iter().position(|member| member == from) else { return };
         fetch.silent.remove(at);
+        let counted = fetch.counted;
         match answer {
-            Found::Entry(entry) if entry.key == fetch.key => {
-                let (key, fingerprint) = (entry.key.clone(), entry.record.fingerprint());
+            Found::Entry(entry) if entry.key == key => {
+                let fingerprint = entry.record.fingerprint();
                 let fresh = self.table.get(&key).is_none();
                 self.take(*entry);
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.
                     // It is let go of later: it is the answer.
-                    let mark = self.placement.rank(slot, from).map_or(0, super::bit);
+                    let mark = self.placement.rank(slot, from).filter(|_| counted == self.counted(slot)).map_or(0, super::bit);
                     self.table.note(&key, |held| {
                         if held.fingerprint == fingerprint {
                             held.copies |= mark;
@@ -240,8 +253,10 @@ impl Engine {
                 let Some(fetch) = self.fetches.asking.get(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
                 let holds = |member: &Member| self.placement.rank(slot, member).is_some();
-                if !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive) {
-                    // A holder that has not answered yet may know of a later write, or of the end.
+                let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);
+                if early || self.is_behind(&key) {
+                    // A holder that has not answered yet may know of a later write, or of the end; and somebody has what this
+                    // member wrote.
                     return self.ask_next(request);
                 }
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };
@@ -252,7 +267,7 @@ impl Engine {
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }
             // A holder that has everything: what is not there was let go of, or never was.
-            Found::Absent if !meeting && self.placement.rank(slot_of(&fetch.key), from).is_some() => {
+            Found::Absent if !meeting && !behind && self.placement.rank(slot_of(&key), from).is_some() => {
                 fetch.left.clear();
                 fetch.silent.clear();
                 self.fetch_ends(request);

@@ -1,5 +1,10 @@
 //! Letting go of what belongs to others: entries of slots that this member does not hold are guests, and stay until every holder has
 //! them as they are here.
+//!
+//! Members need not agree on who the holders are: two may take each other for one. So that they never let go of the last copies for each
+//! other's sake, a confirmation counts only when nobody has begun to count on this member between what was sent and its answer: whoever
+//! confirms an entry to another, or gives it away, forgets what it knew of other copies, and asks again. Of members that count on each
+//! other in a circle, the one that confirmed last still has it.
 
 use std::collections::HashMap;
 
@@ -51,6 +56,32 @@ impl Engine {
         self.placement.rank(slot, &self.local).is_none()
     }
 
+    /// Another member is told that this entry is here, and will count on it: a guest stays until the holders have confirmed it anew,
+    /// whatever was known of it before.
+    pub(super) fn counted_on(&mut self, key: &[u8]) {
+        let slot = slot_of(key);
+        if self.is_guest_slot(slot) && self.table.note(key, |held| held.copies = 0).is_some() {
+            let counted = &mut self.slots[usize::from(slot)].counted_on;
+            *counted = counted.wrapping_add(1);
+            self.handover_soon();
+        }
+    }
+
+    /// The same of all entries of a slot.
+    pub(super) fn slot_counted_on(&mut self, slot: SlotId) {
+        if self.is_guest_slot(slot) && !self.table.slot(slot).is_empty() {
+            self.table.note_all(slot, |_, held| held.copies = 0);
+            let counted = &mut self.slots[usize::from(slot)].counted_on;
+            *counted = counted.wrapping_add(1);
+            self.handover_soon();
+        }
+    }
+
+    /// What a confirmation of something that is sent now will have to be compared with.
+    pub(super) fn counted(&self, slot: SlotId) -> u32 {
+        self.slots[usize::from(slot)].counted_on
+    }
+
     /// The bits of all holders of a slot; `None` when there is none to hand over to.
     fn holders_mask(&self, slot: SlotId) -> Option<u32> {
         let mask = self.others_mask(slot);
@@ -71,9 +102,10 @@ impl Engine {
     }
 
     fn let_go(&mut self, key: &[u8]) {
-        if let Some(_held) = self.table.remove(key) {
+        if let Some(held) = self.table.remove(key) {
+            self.written.let_go(self.clock.node(), &key.into(), &held.record);
             #[cfg(test)]
-            self.handover.gone.push((key.into(), _held.record));
+            self.handover.gone.push((key.into(), held.record));
             self.counters.handed_over += 1;
             let slot = slot_of(key);
             if self.table.slot(slot).is_empty() {

@@ -13,7 +13,7 @@
 //! | `fetch`, `swap` | entries of other members: reading, and writing on a condition |
 //! | `transfer` | how a member gets the slots that it has become a holder of |
 //! | `repair` | comparing digests, sending differences |
-//! | `handover` | letting go of what belongs to others |
+//! | `handover`, `written` | letting go of what belongs to others, and knowing what this member wrote to it |
 //! | `keeping` | a store beyond memory: what comes back from it, and what is swapped out to it |
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
@@ -50,6 +50,7 @@ mod testkit;
 mod tests;
 mod transfer;
 mod version;
+mod written;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
 pub(crate) use keeping::{Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
-pub(crate) use record::{Attribute, Death, Loss, Name, Record, hash_bytes};
+pub(crate) use record::{Attribute, Loss, Name, Record, hash_bytes};
 #[cfg(test)]
 pub(crate) use repair::convergence_bound;
 pub(crate) use swap::SwapFault;
@@ -208,6 +209,7 @@ pub(crate) struct Engine {
     transfer: transfer::Transfer,
     repair: repair::Repair,
     handover: handover::Handover,
+    written: written::Written,
     keeping: keeping::State,
     expiry: expiry::Expiry,
     /// The next ticket, token or request.
@@ -226,6 +228,9 @@ struct SlotState {
     former: bool,
     /// Which holders, by position, agreed on the digest, with nothing known to have gone wrong since.
     agreed: u32,
+    /// Rises whenever somebody begins to count on what is here though this member is no holder: what was sent before does not show that it
+    /// may be let go of. See `handover`.
+    counted_on: u32,
     /// Since when, in engine milliseconds, a difference with a holder is known.
     differs_since: Option<u64>,
 }
@@ -274,6 +279,7 @@ impl Engine {
             transfer: transfer::Transfer::default(),
             repair: repair::Repair::default(),
             handover: handover::Handover::default(),
+            written: written::Written::default(),
             keeping: keeping::State::default(),
             expiry: expiry::Expiry::default(),
             next: 1,

@@ -278,6 +278,8 @@ impl Engine {
             state.differs_since = None;
             if held {
                 self.transfer_dropped(slot);
+                // As a holder it was counted on.
+                self.slot_counted_on(slot);
             }
         }
         if holds {

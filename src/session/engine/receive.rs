@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::codec;
+use super::delivery::Sent;
 use super::message::{Entry, Message, Touch};
 use super::record::{Death, Record};
-use super::table::{Held, slot_of};
+use super::table::{Held, Key, slot_of};
 use super::{Engine, What};
 use crate::member::Member;
 use crate::stack::Time;
@@ -79,17 +80,14 @@ impl Engine {
             }
             let slot = slot_of(&key);
             let fingerprint = self.table.get(&key).map(|held| held.fingerprint);
-            if self.placement.rank(slot, &self.local).is_none() {
-                // A guest, until the holders have it: whoever sent it counts on this copy, whatever was known of the one before.
-                self.table.note(&key, |held| held.copies = 0);
-                self.handover_soon();
-            }
-            if self.placement.rank(slot, from).is_some() {
+            self.counted_on(&key);
+            // Who sends to a guest counts on it, and may be about to let go: that one's copy is asked after, not taken for granted.
+            if self.placement.rank(slot, &self.local).is_some() && self.placement.rank(slot, from).is_some() {
                 match (whole, fingerprint) {
                     // This member has more than what came: the other side wants that too.
                     (Some(theirs), Some(ours)) if theirs != ours => self.put_whole(from, [key.clone()], None),
-                    (Some(_), Some(ours)) => self.confirmed(&key, ours, from),
-                    (None, Some(ours)) if shared => self.confirmed(&key, ours, from),
+                    (Some(_), Some(fingerprint)) => self.has_it(&key, fingerprint, from),
+                    (None, Some(fingerprint)) if shared => self.has_it(&key, fingerprint, from),
                     _ => {}
                 }
             }
@@ -99,6 +97,12 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// Who sent this has what is here now.
+    fn has_it(&mut self, key: &Key, fingerprint: u64, from: &Member) {
+        let counted = self.counted(slot_of(key));
+        self.confirmed(&Sent { key: key.clone(), fingerprint, counted }, from);
     }
 
     /// Merges an entry, or a change of one, into what is here.

@@ -122,6 +122,11 @@ impl Record {
         self.death().is_none()
     }
 
+    /// Whether a write of this version is in here, or was ended.
+    pub(crate) fn includes(&self, version: Version) -> bool {
+        self.seen.covers(version) || self.death >= version || self.birth > version
+    }
+
     /// The attribute with this name, removed or not.
     pub(crate) fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.position(name).ok().map(|at| &self.attributes[at])

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::config::Config;
+use super::delivery::Sent;
 use super::message::{Message, Offered, Phase, Touch};
 use super::table::{Key, SLOTS, SlotId};
 use crate::id::{UniqueId, mix};
@@ -50,7 +51,7 @@ struct Comparison {
 struct Offer {
     to: Member,
     slot: SlotId,
-    entries: Vec<(Key, u64)>,
+    entries: Vec<Sent>,
     deadline: u64,
 }
 
@@ -212,7 +213,9 @@ impl Engine {
             touched: held.record.touched,
         });
         let entries: Vec<_> = listed.collect();
-        let sent = entries.iter().map(|offered| (offered.key.clone(), offered.fingerprint)).collect();
+        let counted = self.counted(slot);
+        let sent = entries.iter().map(|offered| Sent { key: offered.key.clone(), fingerprint: offered.fingerprint, counted });
+        let sent = sent.collect();
         self.repair.next_offer = self.repair.next_offer.wrapping_add(1);
         let offer = self.repair.next_offer;
         let deadline = self.millis() + OFFER_LIFE;
@@ -240,6 +243,7 @@ impl Engine {
                 Some(_) => {}
             }
         }
+        self.slot_counted_on(slot);
         if shared && complete {
             let theirs: std::collections::HashSet<&[u8]> = entries.iter().map(|offered| &*offered.key).collect();
             give.extend(self.table.slot(slot).iter().map(|(key, _)| key).filter(|key| !theirs.contains(&***key)).cloned());
@@ -261,9 +265,9 @@ impl Engine {
         let Some(offer) = self.repair.offers.remove(&offer) else { return };
         let slot = offer.slot;
         let wanted: std::collections::HashSet<&[u8]> = keys.iter().map(|key| &**key).collect();
-        let (give, have): (Vec<_>, Vec<_>) = offer.entries.into_iter().partition(|(key, _)| wanted.contains(&**key));
-        have.iter().for_each(|(key, fingerprint)| self.confirmed(key, *fingerprint, from));
-        self.put_whole(from, give.into_iter().map(|(key, _)| key), None);
+        let (give, have): (Vec<_>, Vec<_>) = offer.entries.into_iter().partition(|sent| wanted.contains(&*sent.key));
+        have.iter().for_each(|sent| self.confirmed(sent, from));
+        self.put_whole(from, give.into_iter().map(|sent| sent.key), None);
         self.handover_answered(slot);
         self.offer_differing(from);
     }

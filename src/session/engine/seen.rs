@@ -42,6 +42,11 @@ impl Seen {
         self.as_slice().iter().any(|seen| seen.node == version.node && seen.time >= version.time)
     }
 
+    /// Whether any write of this writer is contained.
+    pub(crate) fn has(&self, node: u64) -> bool {
+        self.as_slice().iter().any(|seen| seen.node == node)
+    }
+
     /// Whether everything that `other` contains is contained.
     pub(crate) fn includes(&self, other: &Self) -> bool {
         other.as_slice().iter().all(|version| self.covers(*version))

@@ -251,6 +251,7 @@ impl Engine {
         let budget = usize::try_from(budget).unwrap_or(usize::MAX).min(4 * self.config.chunk_bytes);
         let mut chunk = Chunk { request, entries: Vec::new(), done: Vec::new(), after: None };
         let (mut bytes, mut from_key, mut blocked) = (0, after.clone(), false);
+        slots.iter().for_each(|slot| self.slot_counted_on(*slot));
         'slots: for slot in slots {
             let mut last: Option<&Key> = None;
             let begin = from_key.take();

@@ -8,7 +8,8 @@ use crate::id::{UniqueId, mix};
 /// When something was written, and by whom: what decides which of two writes is the later one.
 ///
 /// A hybrid logical clock (Kulkarni et al., 2014): milliseconds since 1970 in the upper 48 bits, a count in the lower 16, never behind
-/// any version that the writer has seen. Ties are decided by a hash of the member's unique id, so all members order all versions alike.
+/// any version that the writer has seen. Ties are decided by the writer's name, a hash of its unique id, so all members order all versions
+/// alike. A member may write under several names.
 #[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Version {
     pub(crate) time: u64,

@@ -172,7 +172,7 @@ impl World {
                 self.coverage.saw(Fault::Read);
                 self.read(pid, key, Some(&record), intent, self.now)?;
             }
-            Get::Absent => self.oracle.read(pid, key, None, self.now)?,
+            Get::Absent => self.oracle.read(pid, key, None, self.now, &self.nodes)?,
             Get::Asking(ticket) => {
                 self.oracle.asked(pid, ticket, Kind::Fetch, self.now)?;
                 self.clients.reads.insert((pid, ticket), (key.clone(), intent, self.now));
@@ -182,7 +182,7 @@ impl World {
     }
 
     fn read(&mut self, pid: Pid, key: &Key, record: Option<&Arc<Record>>, intent: Intent, since: Duration) -> Verdict {
-        self.oracle.read(pid, key, record.map(|record| &**record), since)?;
+        self.oracle.read(pid, key, record.map(|record| &**record), since, &self.nodes)?;
         let Some(record) = record else { return Ok(()) };
         self.oracle.accessed(pid, key, self.now);
         let after = if self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };

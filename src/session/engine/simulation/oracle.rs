@@ -304,24 +304,38 @@ impl Oracle {
     }
 
     /// What a client has read that asked at this time.
-    pub(super) fn read(&self, pid: Pid, key: &Key, record: Option<&Record>, since: Duration) -> Verdict {
-        let Some(record) = record else { return Ok(()) };
-        if !record.is_alive() {
-            return Err(format!("{pid:?} read a dead entry: {record:?}"));
+    /// What a client has read that asked at this time.
+    pub(super) fn read(&self, pid: Pid, key: &Key, record: Option<&Record>, since: Duration, nodes: &[Node]) -> Verdict {
+        if let Some(record) = record {
+            if !record.is_alive() {
+                return Err(format!("{pid:?} read a dead entry: {record:?}"));
+            }
+            if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
+                return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
+            }
         }
-        if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
-            return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
-        }
-        for write in
-            self.writes.get(key).into_iter().flatten().filter(|write| write.by == pid && !write.excused && write.at < since)
-        {
-            // Right after views have changed, a holder may answer that has not been told yet.
-            let settled = self.disturbed.values().all(|at| *at + SETTLE < write.at);
-            if settled && !write.is_in(record) {
+        let Some(process) = running(nodes, pid) else { return Ok(()) };
+        let mine = |write: &&Write| write.by == pid && !write.excused && write.at < since && write.mark != Mark::Death;
+        for write in self.writes.get(key).into_iter().flatten().filter(mine) {
+            // Who has it is there, and was for as long as it takes to see each other.
+            let near = |other: &Pid| {
+                let seen = || process.view.contains_key(&other.node) && nodes[other.node].paused.is_none();
+                *other == pid || seen() && self.talked(pid.node, other.node, since.saturating_sub(SETTLE))
+            };
+            let contained = match record {
+                Some(record) => write.is_in(record),
+                None => self.may_have_ended(key, write),
+            };
+            if !contained && write.responsible.iter().any(near) {
                 return Err(format!("{pid:?} read less than it wrote, {write:?}: {record:?}"));
             }
         }
         Ok(())
+    }
+
+    fn may_have_ended(&self, key: &Key, write: &Write) -> bool {
+        self.leases.contains_key(key)
+            || self.deaths.get(key).is_some_and(|deaths| deaths.iter().any(|death| *death >= write.birth))
     }
 
     pub(super) fn accessed(&mut self, pid: Pid, key: &Key, now: Duration) {

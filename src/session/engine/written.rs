@@ -1,0 +1,138 @@
+//! What this member has written to entries that it does not hold any more: a read must not go back behind its own writes, even when
+//! somebody who has not heard of them yet answers first.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::Engine;
+use super::record::{Death, Record};
+use super::seen::Seen;
+use super::table::Key;
+use super::version::Version;
+use crate::id::mix;
+
+/// Entries whose last write is remembered; of more, those that were let go of last.
+const MAX_WRITTEN: usize = 16_384;
+
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    known: HashMap<Key, Mark>,
+    /// In the order in which they were let go of; some of them more than once.
+    order: VecDeque<Key>,
+}
+
+/// A state that contains a write of this member.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Mark {
+    birth: Version,
+    death: Version,
+    /// This member's last writes to that incarnation, by each of the names that it wrote under.
+    own: Seen,
+}
+
+impl Mark {
+    /// Whether a state contains the write, or ended it.
+    fn is_in(&self, record: &Record) -> bool {
+        record.death >= self.death
+            && (record.birth > self.birth
+                || record.death >= self.birth
+                || record.birth == self.birth && (record.seen.includes(&self.own) || record.death() == Some(Death::Lapsed)))
+    }
+}
+
+impl Written {
+    /// An entry is let go of.
+    pub(super) fn let_go(&mut self, node: u64, key: &Key, record: &Record) {
+        let before = self.known.get(key);
+        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.own.has(version.node));
+        let mut own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
+        if own.as_slice().is_empty() && record.death.node != node {
+            return;
+        }
+        if let Some(before) = before.filter(|before| before.birth == record.birth) {
+            own.merge(&before.own);
+        }
+        self.known.insert(key.clone(), Mark { birth: record.birth, death: record.death, own });
+        self.order.push_back(key.clone());
+        while self.known.len() > MAX_WRITTEN || self.order.len() > 2 * MAX_WRITTEN {
+            let Some(oldest) = self.order.pop_front() else { return };
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+impl Engine {
+    /// Whether what is here of an entry, or that nothing is, goes back behind what this member wrote to it.
+    pub(super) fn is_behind(&self, key: &[u8]) -> bool {
+        let Some(mark) = self.written.known.get(key) else { return false };
+        match self.table.get(key) {
+            Some(held) => !mark.is_in(&held.record),
+            None => mark.birth > mark.death,
+        }
+    }
+
+    /// The version of a write to this state. A state that lacks earlier writes of this member must not claim to contain them, as it
+    /// would by containing a later one of the same writer: such a write goes under a name of its own.
+    pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {
+        let mut version = self.tick(to.latest());
+        if let Some(mark) = self.written.known.get_mut(key).filter(|mark| mark.birth == to.birth) {
+            let own = mark.own.as_slice().iter();
+            // The names under which everything that was written is in there.
+            let mut free = own.filter(|own| to.seen.covers(**own)).map(|own| own.node);
+            let node = if mark.own.has(version.node) { free.next() } else { Some(version.node) };
+            version.node = node.unwrap_or_else(|| mix(version.node ^ version.time).max(1));
+            mark.own.add(version);
+        }
+        version
+    }
+
+    /// Whether this member knows that this incarnation was removed, though it has let go of the tombstone.
+    pub(super) fn has_removed(&self, key: &[u8], birth: Version) -> bool {
+        self.written.known.get(key).is_some_and(|mark| mark.death >= birth)
+    }
+
+    /// Nobody who is there has what this member wrote: it is gone with those who had it.
+    pub(super) fn give_up_written(&mut self, key: &[u8]) {
+        self.written.known.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Attribute;
+    use super::*;
+
+    const fn version(time: u64, node: u64) -> Version {
+        Version { time, node }
+    }
+
+    #[test]
+    fn only_what_contains_the_write_or_ended_it_is_not_behind() {
+        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)) };
+        let born = Record::born(version(10, 1), 0);
+        assert!(!mark.is_in(&born));
+        let mut written = born.clone();
+        written.seen.add(version(20, 7));
+        written.put(Attribute { name: "a".into(), version: version(20, 7), value: None });
+        assert!(mark.is_in(&written));
+        assert!(mark.is_in(&Record::born(version(11, 2), 0)), "a later incarnation");
+        assert!(mark.is_in(&Record::tombstone(version(12, 2))), "removed");
+        assert!(!mark.is_in(&Record::born(version(9, 2), 0)), "an earlier incarnation");
+        let mut lapsed = born;
+        lapsed.lapsed = lapsed.touched;
+        lapsed.compact();
+        assert!(mark.is_in(&lapsed), "expired");
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_what_others_wrote_is_not_in_it() {
+        let mut all = Written::default();
+        let record = Record::born(version(10, 7), 0);
+        for n in 0..2 * MAX_WRITTEN {
+            all.let_go(7, &n.to_string().as_bytes().into(), &record);
+            all.let_go(8, &n.to_string().as_bytes().into(), &record);
+            all.let_go(7, &b"again"[..].into(), &record);
+        }
+        assert!(all.known.len() <= MAX_WRITTEN && all.order.len() <= 2 * MAX_WRITTEN, "{} {}", all.known.len(), all.order.len());
+        assert!(all.known.contains_key(&b"again"[..]), "let go of last");
+    }
+}
