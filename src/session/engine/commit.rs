@@ -263,7 +263,7 @@ impl Engine {
         }
         self.check(&attributes)?;
         let before = self.base(key, read)?;
-        let version = self.version_of_write(key, &before);
+        let version = self.tick(before.latest());
         // What was removed under the old key, earlier, is not what the new one was.
         let death = Version::ZERO;
         let mut record = Record { birth: version, death, touched: version.time, lapsed: 0, ..(*before).clone() };
@@ -293,7 +293,7 @@ impl Engine {
             },
             // Whoever has everything would know of it: it has died, and even its tombstone is gone.
             None if self.slots[usize::from(slot)].complete => Err(Refusal::Removed),
-            None if self.has_removed(key, read.birth) => Err(Refusal::Removed),
+            None if self.removed_by_me(key, read.birth).is_some() => Err(Refusal::Removed),
             None => {
                 let held = Held::new(Arc::clone(read), self.millis());
                 self.table.insert(key, held);

@@ -118,7 +118,7 @@ impl Engine {
             Some(delivery.what.clone())
         };
         match what {
-            Some(Cargo::Hello) => self.hello_sent(to, outcome),
+            Some(Cargo::Hello) => self.hello_sent(token, to, outcome),
             Some(Cargo::Entries { entries, whole, ticket }) => self.entries_sent(to, outcome, entries, whole, ticket),
             None => {}
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keeping::Parked;
-use super::message::{Found, Message};
+use super::message::{Entry, Found, Message};
 use super::record::Record;
 use super::table::{Held, Key, slot_of};
 use super::{Engine, Output, Phase, Ticket};
@@ -48,6 +48,8 @@ struct Fetch {
     deadline: u64,
     /// See `handover`.
     counted: u32,
+    /// What was here after the last answer: it may have been let go of before the fetch ends.
+    best: Option<Entry>,
 }
 
 impl Fetches {
@@ -130,6 +132,7 @@ impl Engine {
             retry_at: 0,
             deadline: self.in_millis(self.config.fetch_timeout),
             counted: self.counted(slot_of(key)),
+            best: None,
         };
         self.fetches.asking.insert(ticket, fetch);
         self.ask_next(ticket);
@@ -188,6 +191,10 @@ impl Engine {
         let Some(fetch) = self.fetches.asking.remove(&ticket) else { return };
         if self.is_here_but_away(&fetch.key) {
             return self.answer_from_store(ticket, &fetch.key);
+        }
+        if let Some(best) = fetch.best.filter(|_| self.is_behind(&fetch.key)) {
+            self.take(best);
+            self.handover_soon();
         }
         let found = self.found_here(&fetch.key);
         let behind = self.is_behind(&fetch.key);
@@ -250,8 +257,11 @@ impl Engine {
                     });
                 }
                 self.handover_soon();
-                let Some(fetch) = self.fetches.asking.get(&request) else { return };
+                let best = if self.is_away(&key) || self.is_behind(&key) { None } else { self.whole(&key) };
+                let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
+                fetch.best = best.or(fetch.best.take());
+                let fetch = &*fetch;
                 let holds = |member: &Member| self.placement.rank(slot, member).is_some();
                 let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);
                 if early || self.is_behind(&key) {

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use super::message::{Hello, Message, Phase};
 use super::placement::{Candidate, Placement, Site};
 use super::table::SLOTS;
-use super::{Copies, Engine, Output};
+use super::{Copies, Engine, Output, Token};
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::stack::Time;
@@ -43,8 +43,10 @@ struct Peer {
     phase: Option<Phase>,
     /// Whether it refused our hello: it does not have this context.
     without: bool,
-    /// When to say hello again, while it has not answered.
+    /// When to say hello again, while it has not taken the last one.
     retry: Option<u64>,
+    /// The last hello: that an earlier one was taken says nothing about what has changed since.
+    hello: Option<Token>,
     added: u64,
 }
 
@@ -180,14 +182,18 @@ impl Engine {
         }
         self.peers.due = Some(self.peers.due.map_or(retry, |due| due.min(retry)));
         let token = self.track_hello();
+        if let Some(peer) = self.peers.known.get_mut(&member.id()) {
+            peer.hello = Some(token);
+        }
         self.send(vec![member.clone()], &Message::Hello(hello), Some(token));
     }
 
     /// What became of a hello.
-    pub(super) fn hello_sent(&mut self, member: &Member, outcome: super::Outcome) {
+    pub(super) fn hello_sent(&mut self, token: Token, member: &Member, outcome: super::Outcome) {
         let Some(peer) = self.peers.known.get_mut(&member.id()) else { return };
         match outcome {
-            super::Outcome::Accepted => peer.retry = None,
+            super::Outcome::Accepted if peer.hello == Some(token) => peer.retry = None,
+            super::Outcome::Accepted => {}
             super::Outcome::Rejected => {
                 // It does not have this context; when it gets it, it will say hello itself.
                 peer.retry = None;
@@ -290,7 +296,7 @@ impl Engine {
 
 impl Peer {
     fn new(member: Member) -> Self {
-        Self { member, in_view: false, phase: None, without: false, retry: None, added: 0 }
+        Self { member, in_view: false, phase: None, without: false, retry: None, hello: None, added: 0 }
     }
 }
 

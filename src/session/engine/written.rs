@@ -44,14 +44,21 @@ impl Written {
     pub(super) fn let_go(&mut self, node: u64, key: &Key, record: &Record) {
         let before = self.known.get(key);
         let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.own.has(version.node));
-        let mut own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
+        let own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
         if own.as_slice().is_empty() && record.death.node != node {
             return;
         }
-        if let Some(before) = before.filter(|before| before.birth == record.birth) {
-            own.merge(&before.own);
+        let mut mark = Mark { birth: record.birth, death: record.death, own };
+        match before {
+            Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
+            // What is let go of is older than what was written.
+            Some(before) if before.birth > mark.birth.max(mark.death) => {
+                (mark.birth, mark.own) = (before.birth, before.own.clone())
+            }
+            _ => {}
         }
-        self.known.insert(key.clone(), Mark { birth: record.birth, death: record.death, own });
+        mark.death = mark.death.max(before.map_or(Version::ZERO, |before| before.death));
+        self.known.insert(key.clone(), mark);
         self.order.push_back(key.clone());
         while self.known.len() > MAX_WRITTEN || self.order.len() > 2 * MAX_WRITTEN {
             let Some(oldest) = self.order.pop_front() else { return };
@@ -85,9 +92,9 @@ impl Engine {
         version
     }
 
-    /// Whether this member knows that this incarnation was removed, though it has let go of the tombstone.
-    pub(super) fn has_removed(&self, key: &[u8], birth: Version) -> bool {
-        self.written.known.get(key).is_some_and(|mark| mark.death >= birth)
+    /// The death of this incarnation, where this member knows of one though it has let go of the tombstone.
+    pub(super) fn removed_by_me(&self, key: &[u8], birth: Version) -> Option<Version> {
+        self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !birth.is_zero())
     }
 
     /// Nobody who is there has what this member wrote: it is gone with those who had it.
@@ -121,6 +128,18 @@ mod tests {
         lapsed.lapsed = lapsed.touched;
         lapsed.compact();
         assert!(mark.is_in(&lapsed), "expired");
+    }
+
+    #[test]
+    fn letting_go_of_something_older_forgets_nothing() {
+        let mut all = Written::default();
+        let key = Key::from(&b"key"[..]);
+        let latest = Record::born(version(30, 7), 0);
+        all.let_go(7, &key, &latest);
+        all.let_go(7, &key, &Record::tombstone(version(20, 7)));
+        let mark = &all.known[&key];
+        assert_eq!((mark.birth, mark.death), (version(30, 7), version(20, 7)));
+        assert!(!mark.is_in(&Record::tombstone(version(20, 7))) && mark.is_in(&Record { death: version(20, 7), ..latest }));
     }
 
     #[test]
