@@ -50,7 +50,12 @@ struct Fetch {
     counted: u32,
     /// What was here after the last answer: it may have been let go of before the fetch ends.
     best: Option<Entry>,
+    /// How often all may be asked again.
+    rounds: u8,
 }
+
+/// How often all are asked again when what they have lacks a write of this member: their answers may have crossed it.
+const ROUNDS: u8 = 2;
 
 impl Fetches {
     pub(super) fn due(&self) -> Option<u64> {
@@ -133,6 +138,7 @@ impl Engine {
             deadline: self.in_millis(self.config.fetch_timeout),
             counted: self.counted(slot_of(key)),
             best: None,
+            rounds: ROUNDS,
         };
         self.fetches.asking.insert(ticket, fetch);
         self.ask_next(ticket);
@@ -188,7 +194,21 @@ impl Engine {
 
     /// Nobody is left to be asked: what is here is what there is.
     fn fetch_ends(&mut self, ticket: Ticket) {
-        let Some(fetch) = self.fetches.asking.remove(&ticket) else { return };
+        let now = self.millis();
+        let Some(mut fetch) = self.fetches.asking.remove(&ticket) else { return };
+        if fetch.rounds > 0
+            && fetch.silent.is_empty()
+            && now < fetch.deadline
+            && fetch.best.is_none()
+            && self.is_behind(&fetch.key)
+        {
+            fetch.left = self.sources(slot_of(&fetch.key)).into_iter().rev().collect();
+            fetch.rounds -= 1;
+            if !fetch.left.is_empty() {
+                self.fetches.asking.insert(ticket, fetch);
+                return self.ask_next(ticket);
+            }
+        }
         if self.is_here_but_away(&fetch.key) {
             return self.answer_from_store(ticket, &fetch.key);
         }

@@ -150,7 +150,7 @@ impl Engine {
         for holder in self.holders_but_me(slot) {
             let Some(position) = self.placement.rank(slot, &holder) else { continue };
             // One that is joining pulls them itself, unless there is no time.
-            let asks = self.peers.phase_of(&holder) == Some(Phase::Joining) && self.peers.phase() != Phase::Leaving;
+            let asks = self.peers.phase_of(&holder) == Some(Phase::Joining) && !self.is_leaving();
             let missing = self.table.slot(slot).iter().any(|(_, held)| held.copies & super::bit(position) == 0);
             let offered = self.handover.offered.contains_key(&(slot, holder.id())) || self.repair.is_offered(slot, &holder);
             if missing && !asks && !offered && self.repair.under_way() < MAX_OFFERS {
@@ -170,8 +170,13 @@ impl Engine {
         self.drained();
     }
 
+    /// Whether this member hands over what it has, and takes nothing new.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.peers.phase() == Phase::Leaving
+    }
+
     fn drained(&mut self) {
-        if self.peers.phase() == Phase::Leaving && self.table.len() == 0 && !self.handover.drained {
+        if self.is_leaving() && self.table.len() == 0 && !self.handover.drained {
             self.handover.drained = true;
             self.outputs.push_back(Output::Drained);
         }

@@ -225,6 +225,10 @@ impl Engine {
     }
 
     pub(super) fn receive_offer(&mut self, from: &Member, offer: u32, slot: SlotId, entries: &[Offered]) {
+        if self.is_leaving() {
+            // An answer would say that this member has what it does not ask for, and it takes nothing new.
+            return;
+        }
         let now = self.millis();
         let shared = self.placement.rank(slot, from).is_some();
         let complete = self.slots[usize::from(slot)].complete;

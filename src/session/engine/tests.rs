@@ -863,3 +863,5 @@ fn a_copy_that_its_holders_turn_out_to_have_is_still_the_answer_to_a_read() {
         assert!(found.expect("it has it").is_some());
     }
 }
+
+mod letting_go;

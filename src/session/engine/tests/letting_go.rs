@@ -1,0 +1,237 @@
+//! Members that let go of copies, while they do not agree on who is to hold them.
+
+use super::*;
+
+/// A member of three that does not hold this key, which member 0 owns.
+fn stranger(group: &Group, key: &[u8]) -> usize {
+    let backup = holder(group, 0, key, 1);
+    3 - backup
+}
+
+fn read(group: &mut Group, node: usize, key: &[u8]) -> Arc<Record> {
+    let Get::Asking(_) = group.get(node, key) else { panic!("it is not here") };
+    group.settle();
+    let (_, found) = group.nodes[node].fetched.pop().expect("a holder has answered");
+    found.expect("it knows").expect("the entry is alive")
+}
+
+fn write(read: &Arc<Record>, name: &str, value: &'static str) -> Change {
+    Change::Update { read: Arc::clone(read), lease: None, attributes: vec![(name.into(), Some(value.into()))] }
+}
+
+#[test]
+fn who_takes_over_from_one_that_leaves_unannounced_keeps_it() {
+    let mut group = Group::ready(2, &backups(0));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    group.with(0, |engine, now| engine.drain(now));
+    // That it leaves is not heard, and so the other takes it for the holder still.
+    group.wire.clear();
+    group.run_for(Duration::from_millis(300));
+    assert!(group.nodes[0].drained, "what it had was taken");
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+    group.crash(0);
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn two_that_take_each_other_for_the_holder_do_not_both_let_go() {
+    let mut group = Group::ready(2, &backups(0));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    read(&mut group, 1, &key);
+    // Somebody counts on the copy that was only looked at; and its owner leaves, which is not heard.
+    group.with(1, |engine, _| engine.counted_on(&key));
+    group.with(0, |engine, now| engine.drain(now));
+    group.wire.clear();
+    // Each offers what it has to the other before it hears of the other's offer.
+    group.now += Duration::from_millis(150);
+    [0, 1].into_iter().for_each(|node| group.with(node, |engine, now| engine.timeout(now)));
+    assert!(group.wire.iter().any(|packet| packet.from == 0) && group.wire.iter().any(|packet| packet.from == 1));
+    group.settle();
+    assert!(holders_of(&group, &key) > 0, "somebody has it");
+    group.run_for(SECOND * 3);
+    assert!(group.nodes[0].drained);
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_confirmation_from_before_somebody_counted_on_this_member_is_none() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(writer, &key, "n", "1");
+    // Both holders take it; before their answers are heard, another asks for it.
+    group.with(writer, |engine, _| engine.counted_on(&key));
+    group.settle();
+    assert!(group.value(writer, &key, "n").is_some(), "it is still counted on");
+    group.run_for(SECOND * 2);
+    assert!(group.value(writer, &key, "n").is_none(), "it was asked for anew");
+}
+
+#[test]
+fn a_hello_that_was_taken_does_not_stand_for_a_later_one_that_was_lost() {
+    let mut group = Group::ready(2, &backups(1));
+    let other = group.nodes[1].member.clone();
+    group.with(0, |engine, now| engine.member_added(now, &other));
+    let early = group.wire.pop_front().expect("a hello");
+    group.with(0, |engine, now| engine.drain(now));
+    group.wire.clear();
+    group.hand_over(early);
+    group.run_for(SECOND);
+    let leaver = group.nodes[0].member.clone();
+    assert_eq!(group.engine(1).peers.phase_of(&leaver), Some(Phase::Leaving));
+}
+
+#[test]
+fn a_commit_is_not_confirmed_by_what_lacks_it() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, writer, &key);
+    let Ok(Commit::Waiting(ticket)) = group.commit(writer, &key, write(&old, "n", "2"), Want::All) else { panic!("it waits") };
+    group.wire.clear();
+    // Its own copy has become an old one again.
+    group.with(writer, |engine, _| {
+        let now = engine.millis();
+        engine.table.insert(&key, table::Held::new(old, now));
+    });
+    let holders = group.engine(writer).holders_but_me(slot_of(&key));
+    holders.into_iter().for_each(|holder| group.with(writer, |engine, _| engine.ask(ticket, holder)));
+    group.settle();
+    assert!(group.nodes[writer].committed.is_empty(), "nobody has the change");
+}
+
+#[test]
+fn a_write_to_an_old_state_does_not_claim_the_later_ones_of_its_member() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, writer, &key);
+    let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "a", "1"), Want::None) else { panic!("nobody waits") };
+    group.settle();
+    assert!(group.value(writer, &key, "a").is_none(), "it is let go of");
+    // Another request of that member has read before.
+    for _ in 0..3 {
+        assert!(group.commit(writer, &key, write(&old, "b", "2"), Want::None).is_ok());
+        let here = group.engine(writer).table.get(&key).expect("a guest").record.clone();
+        assert!(here.attribute("a").is_none() && !here.seen.covers(first.version), "{here:?}");
+        group.settle();
+    }
+    for name in ["a", "b"] {
+        assert!(group.value(0, &key, name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_member_does_not_read_less_than_it_wrote() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let before = group.engine(0).whole(&key).expect("it is here");
+    let old = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, write(&old, "n", "2"), Want::None).is_ok());
+    group.settle();
+    // The holders' answers have crossed the write.
+    let Get::Asking(request) = group.get(writer, &key) else { panic!("it is not here") };
+    for node in [0, holder(&group, 0, &key, 1)] {
+        group.wire.clear();
+        let from = group.nodes[node].member.clone();
+        let answer = message::Message::Fetched { request, answer: message::Found::Entry(Box::new(before.clone())) };
+        assert!(group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer))));
+    }
+    assert!(group.nodes[writer].fetched.is_empty(), "somebody has what it wrote");
+    group.settle();
+    let (_, found) = group.nodes[writer].fetched.pop().expect("a holder has answered");
+    let found = found.expect("it knows").expect("the entry is alive");
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"2"[..]));
+}
+
+#[test]
+fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(writer, &key, "n", "1");
+    group.settle();
+    for node in (0..3).filter(|node| *node != writer) {
+        group.with(node, |engine, _| engine.table.remove(&key));
+    }
+    for round in 0..2 {
+        let before = group.handed;
+        let Get::Asking(_) = group.get(writer, &key) else { panic!("it is not here") };
+        group.settle();
+        let (_, found) = group.nodes[writer].fetched.pop().expect("all have answered");
+        assert!(found.expect("they know").is_none());
+        assert_eq!(group.handed - before <= 2, round == 1, "it is given up");
+    }
+}
+
+#[test]
+fn what_a_member_removed_does_not_come_back_to_it() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let entry = group.engine(0).whole(&key).expect("it is here");
+    let old = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, Change::Remove, Want::None).is_ok());
+    group.settle();
+    assert!(group.engine(writer).table.get(&key).is_none(), "its tombstone is with the holders");
+    let refused = group.commit(writer, &key, write(&old, "n", "2"), Want::None);
+    assert!(matches!(refused, Err(Refusal::Removed)), "{refused:?}");
+    let from = group.nodes[0].member.clone();
+    let put = message::Message::Put(vec![entry]);
+    assert!(!group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &put))), "it is rejected");
+    assert!(group.engine(writer).peek(&key).is_none());
+    group.run_for(SECOND * 3);
+    assert!(group.agrees() && holders_of(&group, &key) == 0);
+}
+
+#[test]
+fn an_old_tombstone_elsewhere_does_not_hide_a_new_entry() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let reader = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    let buried = group.engine(0).table.get(&key).expect("a tombstone").record.clone();
+    let again = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
+    assert!(group.commit(0, &key, again, Want::None).is_ok());
+    group.settle();
+    group.with(reader, |engine, _| {
+        let now = engine.millis();
+        engine.table.insert(&key, table::Held::new(buried, now));
+    });
+    assert_eq!(read(&mut group, reader, &key).value("n").map(|value| &value[..]), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_copy_that_was_only_looked_at_is_kept_once_it_is_offered_to_somebody() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let reader = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    read(&mut group, reader, &key);
+    // Another, that takes the reader for a holder, hears that it has the entry, and lets its own copy go.
+    let backup = holder(&group, 0, &key, 1);
+    let slot = slot_of(&key);
+    let reading = group.nodes[reader].member.clone();
+    group.with(backup, |engine, _| engine.offer(slot, &reading));
+    group.settle();
+    for node in [0, backup] {
+        group.with(node, |engine, _| engine.table.remove(&key));
+    }
+    group.run_for(SECOND * 3);
+    assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"1"[..]), "it was handed over, not dropped");
+}
