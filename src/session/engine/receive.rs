@@ -171,7 +171,8 @@ impl Engine {
             if news {
                 (held.accessed, held.accessed_here) = (held.accessed.max(accessed), false);
             }
-            if !same_birth && held.is_alive() {
+            if !same_birth && held.record.birth == record.birth && held.is_alive() {
+                // Another incarnation has its own age.
                 held.accessed = accessed;
             }
             held.keep_until = held.keep_until.max(now.saturating_add(keep));

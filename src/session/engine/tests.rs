@@ -643,6 +643,25 @@ fn an_overdue_guest_is_handed_over_and_not_expired() {
 }
 
 #[test]
+fn an_old_tombstone_does_not_make_a_new_entry_look_idle() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 30), Want::None).is_ok());
+    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    let buried = group.engine(0).whole(&key).expect("a tombstone");
+    let Change::Create { lease, attributes } = leased(SECOND * 30) else { unreachable!("that is what it is") };
+    assert!(group.commit(0, &key, Change::Replace { lease, attributes }, Want::None).is_ok());
+    group.settle();
+    // Somebody who was away has the tombstone still, and says for how long.
+    let late = message::Entry { idle: 3_600_000, ..buried };
+    let from = group.nodes[1].member.clone();
+    let put = codec::encode(0, &message::Message::Put(vec![late]));
+    assert!(group.with(0, |engine, now| engine.receive(now, &from, &put)));
+    group.run_for(SECOND * 10);
+    assert!(group.engine(0).peek(&key).is_some(), "it was used ten seconds ago");
+}
+
+#[test]
 fn dead_entries_are_forgotten_in_the_end() {
     let config = Config { tombstone_life: SECOND * 5, ..brisk() };
     let mut group = Group::ready(2, &config);

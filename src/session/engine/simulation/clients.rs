@@ -347,7 +347,7 @@ impl World {
         if removal && !self.oracle.knows(&keys[0], receipt.version) {
             self.oracle.wrote(&keys[0], Version::ZERO, Mark::Death, receipt.version, pid, None, self.now);
         }
-        self.oracle.receipt(pid, keys, receipt, &self.nodes)
+        self.oracle.receipt(pid, keys, receipt, removal, &self.nodes)
     }
 
     pub(super) fn committed(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, CommitFault>) -> Verdict {

@@ -186,7 +186,7 @@ impl Oracle {
     }
 
     /// A client was told who has confirmed.
-    pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, nodes: &[Node]) -> Verdict {
+    pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, removal: bool, nodes: &[Node]) -> Verdict {
         for member in &receipt.confirmed {
             let Some(pid) = self.pids.get(&member.id()).copied() else { return Err(format!("{member:?} never was")) };
             if running(nodes, pid).is_none() {
@@ -194,8 +194,11 @@ impl Oracle {
             }
             for key in keys {
                 let written = self.writes.get_mut(key).into_iter().flatten();
-                for write in written.filter(|write| write.by == by && write.version <= receipt.version) {
-                    if write.version == receipt.version || write.mark == Mark::Death {
+                for write in written.filter(|write| write.by == by) {
+                    // A rename's death has a version of its own, right behind.
+                    let behind = receipt.version.time..=receipt.version.time + 1;
+                    let death = removal && write.mark == Mark::Death && behind.contains(&write.version.time);
+                    if write.version == receipt.version || death {
                         write.responsible.insert(pid);
                     }
                 }
