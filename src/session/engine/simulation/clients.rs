@@ -285,6 +285,7 @@ impl World {
         self.oracle.key(key, lease);
         self.oracle.accessed(pid, key, self.now);
         let mut keys = vec![key.clone()];
+        let buried = after.as_ref().map_or(Version::ZERO, |after| after.death);
         if let Some(after) = after {
             if removal {
                 self.oracle.wrote(key, Version::ZERO, Mark::Death, after.death, pid, None, self.now);
@@ -309,6 +310,7 @@ impl World {
             self.oracle.accessed(pid, &to, self.now);
             if let Some(record) = record {
                 self.oracle.wrote(&to, record.birth, Mark::Birth, record.birth, pid, None, self.now);
+                self.oracle.renamed(pid, record.birth, buried);
             }
             keys.push(to);
         }
@@ -347,7 +349,7 @@ impl World {
         if removal && !self.oracle.knows(&keys[0], receipt.version) {
             self.oracle.wrote(&keys[0], Version::ZERO, Mark::Death, receipt.version, pid, None, self.now);
         }
-        self.oracle.receipt(pid, keys, receipt, removal, &self.nodes)
+        self.oracle.receipt(pid, keys, receipt, &self.nodes)
     }
 
     pub(super) fn committed(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, CommitFault>) -> Verdict {

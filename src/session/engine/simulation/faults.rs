@@ -16,7 +16,8 @@ impl World {
         let next = self.chance.millis(1, 2 * gap);
         self.schedule(next, Happening::Fault);
         let node = self.chance.index(self.nodes.len());
-        match self.chance.below(100) {
+        let what = self.chance.below(100);
+        match if self.plan.smooth { 26 + what % 37 } else { what } {
             0..=17 => self.pause(node),
             18..=25 => {
                 self.coverage.saw(Fault::ClockJump);

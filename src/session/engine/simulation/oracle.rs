@@ -103,6 +103,8 @@ pub(super) struct Oracle {
     floors: BTreeMap<(Pid, Key), Version>,
     /// Lost writes that were reported.
     reported: BTreeSet<(Key, Version)>,
+    /// The death that each rename has left, by the new entry's birth.
+    renames: BTreeMap<(Pid, Version), Version>,
     tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
     /// The same by time.
     deadlines: BTreeSet<(Duration, Pid, Ticket)>,
@@ -113,6 +115,8 @@ pub(super) struct Oracle {
     lapsed: BTreeSet<Key>,
     /// When two nodes could last not talk to each other.
     disturbed: BTreeMap<(usize, usize), Duration>,
+    /// When something other than a start or an end has last gone wrong anywhere.
+    rough: Duration,
     limits: [Duration; 3],
     lossy: bool,
     max_entries: usize,
@@ -140,15 +144,26 @@ impl Oracle {
 
     pub(super) fn born(&mut self, pid: Pid, now: Duration, member: &Member) {
         self.pids.insert(member.id(), pid);
-        self.disturb_all(pid.node, now);
+        self.comes_or_goes(pid.node, now);
     }
 
     pub(super) fn disturb(&mut self, a: usize, b: usize, now: Duration) {
-        self.disturbed.insert((a.min(b), a.max(b)), now);
+        self.looked(a, b, now);
+        self.rough = now;
     }
 
     pub(super) fn disturb_all(&mut self, node: usize, now: Duration) {
-        (0..16).for_each(|other| self.disturb(node, other, now));
+        self.comes_or_goes(node, now);
+        self.rough = now;
+    }
+
+    /// One has seen the other come or go.
+    pub(super) fn looked(&mut self, a: usize, b: usize, now: Duration) {
+        self.disturbed.insert((a.min(b), a.max(b)), now);
+    }
+
+    fn comes_or_goes(&mut self, node: usize, now: Duration) {
+        (0..16).for_each(|other| self.looked(node, other, now));
     }
 
     /// Whether these two could talk to each other all the time since then.
@@ -185,8 +200,13 @@ impl Oracle {
         self.writes.entry(key.clone()).or_default().push(write);
     }
 
+    /// A client's write has renamed an entry.
+    pub(super) fn renamed(&mut self, by: Pid, birth: Version, death: Version) {
+        self.renames.insert((by, birth), death);
+    }
+
     /// A client was told who has confirmed.
-    pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, removal: bool, nodes: &[Node]) -> Verdict {
+    pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, nodes: &[Node]) -> Verdict {
         for member in &receipt.confirmed {
             let Some(pid) = self.pids.get(&member.id()).copied() else { return Err(format!("{member:?} never was")) };
             if running(nodes, pid).is_none() {
@@ -195,10 +215,9 @@ impl Oracle {
             for key in keys {
                 let written = self.writes.get_mut(key).into_iter().flatten();
                 for write in written.filter(|write| write.by == by) {
-                    // A rename's death has a version of its own, right behind.
-                    let behind = receipt.version.time..=receipt.version.time + 1;
-                    let death = removal && write.mark == Mark::Death && behind.contains(&write.version.time);
-                    if write.version == receipt.version || death {
+                    // A rename's death has a version of its own.
+                    let death = self.renames.get(&(by, receipt.version)) == Some(&write.version);
+                    if write.version == receipt.version || death && write.mark == Mark::Death {
                         write.responsible.insert(pid);
                     }
                 }
@@ -318,7 +337,10 @@ impl Oracle {
             }
         }
         let Some(process) = running(nodes, pid) else { return Ok(()) };
-        let mine = |write: &&Write| write.by == pid && !write.excused && write.at < since && write.mark != Mark::Death;
+        // What others wrote is found as well, while members only come and go.
+        let smooth = !self.lossy && record.is_none() && self.rough + SETTLE < since;
+        let meant = |write: &Write| write.by == pid || smooth && write.mark == Mark::Birth && write.at + SETTLE < since;
+        let mine = |write: &&Write| !write.excused && write.at < since && write.mark != Mark::Death && meant(write);
         for write in self.writes.get(key).into_iter().flatten().filter(mine) {
             // Who has it is there, and was for as long as it takes to see each other.
             let near = |other: &Pid| {
@@ -330,7 +352,7 @@ impl Oracle {
                 None => self.may_have_ended(key, write),
             };
             if !contained && write.responsible.iter().any(near) {
-                return Err(format!("{pid:?} read less than it wrote, {write:?}: {record:?}"));
+                return Err(format!("{pid:?} read less than was written, {write:?}: {record:?}"));
             }
         }
         Ok(())
@@ -424,7 +446,7 @@ impl Oracle {
 
     /// A process ends.
     pub(super) fn ends(&mut self, pid: Pid, drained: bool, now: Duration, nodes: &[Node]) -> Verdict {
-        self.disturb_all(pid.node, now);
+        self.comes_or_goes(pid.node, now);
         let Some(process) = running(nodes, pid) else { return Ok(()) };
         for (key, writes) in &mut self.writes {
             for write in writes.iter_mut() {

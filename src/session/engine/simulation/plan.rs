@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) chaos: Duration,
     /// Faults come this far apart, on average; zero: none at all.
     pub(super) fault_gap: Duration,
+    /// Members only come and go: the network is as it should be, and nobody stands still.
+    pub(super) smooth: bool,
     pub(super) op_gap: Duration,
     pub(super) keys: u64,
     /// The leases that clients give, in milliseconds.
@@ -28,7 +30,7 @@ pub(super) struct Plan {
 }
 
 /// How bad the network is while faults happen; rates in per mille.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Net {
     pub(super) loss: u64,
     pub(super) ack_loss: u64,
@@ -95,7 +97,7 @@ impl Plan {
             ..Config::default()
         };
         let fault_gap = if chance.percent(10) { Duration::ZERO } else { millis(300 + chance.below(4000)) };
-        Self {
+        let mut plan = Self {
             config,
             nodes,
             first: 1 + chance.index(nodes),
@@ -104,9 +106,15 @@ impl Plan {
             rounds: 1 + chance.index(3),
             chaos: millis(5_000 + chance.below(25_000)),
             fault_gap,
+            smooth: false,
             op_gap: millis(10 + chance.below(150)),
             keys: 2 + chance.below(12),
             leases,
+        };
+        plan.smooth = chance.percent(15);
+        if plan.smooth {
+            plan.net = Net::default();
         }
+        plan
     }
 }

@@ -412,7 +412,7 @@ impl World {
         self.trace.fold(&[4, observer as u64, subject as u64, u64::from(target.is_some())]);
         self.trace.tell(|| format!("{:?} {observer} sees {subject}: {}", self.now, target.is_some()));
         self.coverage.saw(if target.is_some() { Fault::Appear } else { Fault::Vanish });
-        self.oracle.disturb(observer, subject, self.now);
+        self.oracle.looked(observer, subject, self.now);
         let Some(process) = &mut self.nodes[observer].process else { return Ok(()) };
         match &target {
             Some(member) => drop(process.view.insert(subject, member.clone())),
