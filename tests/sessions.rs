@@ -387,6 +387,11 @@ fn a_member_that_stops_is_done_without() {
     let again = BackupManager::builder("/shop").start(&channels[2]).expect("the name is free");
     assert!(again.wait_ready(PATIENCE));
     until("it is back", || again.statistics().active > 0);
+    until("the others count on it", || managers[..2].iter().all(|manager| manager.statistics().members == 2));
+    for _ in 0..20 {
+        managers[0].create().expect("room").commit().expect("committed");
+    }
+    until("it holds its share", || again.statistics().active > 15);
 }
 
 #[test]

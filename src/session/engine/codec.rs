@@ -161,6 +161,7 @@ fn write(out: &mut BytesMut, message: &Message) {
             out.put_u8(u8::from(hello.answer));
             out.put_u64(hello.epoch_millis);
             out.put_u32(hello.copies);
+            out.put_u64(hello.life);
         }
         Message::Put(entries) => put_list(out, entries, put_entry),
         Message::Touch(touches) => put_list(out, touches, put_touch),
@@ -423,6 +424,7 @@ impl<'a> Reader<'a> {
                 answer: self.bool()?,
                 epoch_millis: self.u64()?,
                 copies: self.u32()?,
+                life: self.u64()?,
             }),
             kind::PUT => Message::Put(self.list(4, Self::entry)?),
             kind::TOUCH => Message::Touch(self.list(10, Self::touch)?),

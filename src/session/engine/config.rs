@@ -30,6 +30,8 @@ pub(crate) struct Config {
     /// The context's hash: messages of others are not for this engine.
     pub(crate) context: u64,
     pub(crate) copies: Copies,
+    /// Rises each time that a member enters the context anew under the same id: what it said before does not hold any more.
+    pub(crate) life: u64,
     /// The lease of entries that are created without one; zero: they do not expire.
     pub(crate) lease: Duration,
     /// Others are told of accesses after this fraction of the lease: 1/4.
@@ -79,6 +81,7 @@ impl Default for Config {
         Self {
             context: 0,
             copies: Copies::Backups(1),
+            life: 0,
             lease: seconds(30 * 60),
             touch_divisor: 4,
             commit_timeout: seconds(10),

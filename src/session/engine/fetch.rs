@@ -280,7 +280,7 @@ impl Engine {
                 let best = if self.is_away(&key) || self.is_behind(&key) { None } else { self.whole(&key) };
                 let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
-                fetch.best = best.or(fetch.best.take());
+                fetch.best = best.or_else(|| fetch.best.take());
                 let fetch = &*fetch;
                 let holds = |member: &Member| self.placement.rank(slot, member).is_some();
                 let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);

@@ -51,6 +51,8 @@ pub(crate) struct Hello {
     pub(crate) answer: bool,
     /// How many copies I believe entries have beside the owner's; `u32::MAX`: everywhere. Members must agree.
     pub(crate) copies: u32,
+    /// Which of my lives this is, of those under this id: see [`Config::life`](super::Config::life).
+    pub(crate) life: u64,
 }
 
 /// Where a member stands in its life.

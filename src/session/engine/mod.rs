@@ -262,7 +262,7 @@ pub(crate) fn agree(engines: &[&Engine]) -> bool {
 impl Engine {
     /// An engine that knows nobody and holds nothing.
     pub(crate) fn new(config: Config, local: Member, now: Time) -> Self {
-        let clock = version::HybridClock::new(local.id(), config.max_skew);
+        let clock = version::HybridClock::new(local.id(), config.life, config.max_skew);
         let mut engine = Self {
             clock,
             local,

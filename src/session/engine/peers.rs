@@ -41,6 +41,8 @@ struct Peer {
     in_view: bool,
     /// What it said last; `None` while it has said nothing.
     phase: Option<Phase>,
+    /// In which of its lives.
+    life: u64,
     /// Whether it refused our hello: it does not have this context.
     without: bool,
     /// When to say hello again, while it has not taken the last one.
@@ -120,14 +122,19 @@ impl Engine {
     pub(crate) fn member_removed(&mut self, now: Time, member: &Member) {
         self.at(now);
         if self.peers.known.remove(&member.id()).is_some() {
-            self.place();
-            self.commits_lost(member);
-            self.fetches_lost(member);
-            self.swaps_lost(member);
-            self.transfer_lost(member);
-            self.repair_lost(member);
-            self.expiry_lost(member);
+            self.peer_lost(member);
         }
+    }
+
+    /// Nobody is there any more who could answer for what this member was sent, or has said.
+    fn peer_lost(&mut self, member: &Member) {
+        self.place();
+        self.commits_lost(member);
+        self.fetches_lost(member);
+        self.swaps_lost(member);
+        self.transfer_lost(member);
+        self.repair_lost(member);
+        self.expiry_lost(member);
     }
 
     /// This member tells other things about itself.
@@ -175,7 +182,8 @@ impl Engine {
             Copies::Everywhere => u32::MAX,
             Copies::Backups(backups) => u32::try_from(backups).unwrap_or(u32::MAX - 1),
         };
-        let hello = Hello { phase: self.peers.phase(), epoch_millis: self.now.epoch_millis, answer, copies };
+        let hello =
+            Hello { phase: self.peers.phase(), epoch_millis: self.now.epoch_millis, answer, copies, life: self.config.life };
         let retry = self.millis() + HELLO_RETRY;
         if let Some(peer) = self.peers.known.get_mut(&member.id()) {
             peer.retry = Some(retry);
@@ -212,6 +220,17 @@ impl Engine {
             Entry::Vacant(_) if strangers >= MAX_STRANGERS => return,
             Entry::Vacant(place) => place.insert(Peer::new(from.clone())),
         };
+        if hello.life < peer.life {
+            return;
+        }
+        if hello.life > peer.life {
+            peer.life = hello.life;
+            if peer.phase.take().is_some() {
+                // It has left the context and come back, with nothing of what it had.
+                self.peer_lost(from);
+            }
+        }
+        let Some(peer) = self.peers.known.get_mut(&from.id()) else { return };
         // Hellos may overtake each other; a life only goes on.
         let phase = peer.phase.map_or(hello.phase, |before| before.max(hello.phase));
         let before = peer.phase.replace(phase);
@@ -296,7 +315,7 @@ impl Engine {
 
 impl Peer {
     fn new(member: Member) -> Self {
-        Self { member, in_view: false, phase: None, without: false, retry: None, hello: None, added: 0 }
+        Self { member, in_view: false, phase: None, life: 0, without: false, retry: None, hello: None, added: 0 }
     }
 }
 

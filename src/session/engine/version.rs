@@ -66,9 +66,11 @@ pub(crate) struct HybridClock {
 }
 
 impl HybridClock {
-    pub(crate) fn new(id: UniqueId, max_skew: Duration) -> Self {
+    /// The clock of a member in one of its lives: each writes under a name of its own.
+    pub(crate) fn new(id: UniqueId, life: u64, max_skew: Duration) -> Self {
         let max_skew = u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX);
-        Self { node: node_of(id), last: 0, max_skew, furthest: 0, beyond: 0 }
+        let node = if life == 0 { node_of(id) } else { mix(node_of(id) ^ life).max(1) };
+        Self { node, last: 0, max_skew, furthest: 0, beyond: 0 }
     }
 
     pub(crate) fn node(&self) -> u64 {
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
 
     fn clock() -> HybridClock {
-        HybridClock::new(UniqueId::from_bytes([1; 16]), Duration::from_secs(60))
+        HybridClock::new(UniqueId::from_bytes([1; 16]), 0, Duration::from_secs(60))
     }
 
     #[test]

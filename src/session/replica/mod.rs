@@ -22,7 +22,7 @@ mod timer;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -165,6 +165,7 @@ impl Replica {
         sink: Arc<dyn EventSink>,
         kept: Option<Kept>,
     ) -> Result<Self, StartFault> {
+        let config = Config { life: next_life(), ..config };
         let context = config.context;
         let local = channel.local();
         let mut engine = Engine::new(config, local.clone(), now());
@@ -312,6 +313,14 @@ impl Replica {
             keeper.end(unsaved);
         }
     }
+}
+
+/// A number for each time that a context is entered: later ones are greater, in this process and, by the wall clock, across its restarts.
+fn next_life() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let millis = now().epoch_millis;
+    let next = |last: u64| Some(millis.max(last + 1));
+    LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_or(millis, |last| millis.max(last + 1))
 }
 
 impl Drop for Replica {

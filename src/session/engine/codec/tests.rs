@@ -89,8 +89,9 @@ pub(in super::super) fn any_message() -> impl Strategy<Value = Message> {
     let offered =
         (any_key(), any::<u64>(), any::<u64>()).prop_map(|(key, fingerprint, touched)| Offered { key, fingerprint, touched });
     prop_oneof![
-        (phase, any::<bool>(), any_number(), any::<u32>())
-            .prop_map(|(phase, answer, epoch_millis, copies)| Message::Hello(Hello { phase, epoch_millis, answer, copies })),
+        (phase, any::<bool>(), any_number(), any::<u32>(), any::<u64>()).prop_map(
+            |(phase, answer, epoch_millis, copies, life)| Message::Hello(Hello { phase, epoch_millis, answer, copies, life })
+        ),
         vec(any_entry(), 0..4).prop_map(Message::Put),
         vec(any_touch(), 0..4).prop_map(Message::Touch),
         (any::<u64>(), any_key()).prop_map(|(request, key)| Message::Fetch { request, key }),
@@ -242,7 +243,10 @@ fn first_of_each_kind() -> Vec<(&'static str, Message)> {
     let dead = Entry { key: key.clone(), record: Arc::new(tombstone), base: None, idle: 0, keep: 3_600_000 };
     let touch = Touch { key: key.clone(), touched: 1_790_000_000_003 << 16, idle: 1500 };
     vec![
-        ("hello", Message::Hello(Hello { phase: Phase::Ready, epoch_millis: 1_790_000_000_000, answer: true, copies: 1 })),
+        (
+            "hello",
+            Message::Hello(Hello { phase: Phase::Ready, epoch_millis: 1_790_000_000_000, answer: true, copies: 1, life: 7 }),
+        ),
         ("put", Message::Put(vec![whole.clone(), change, dead])),
         ("touch", Message::Touch(vec![touch.clone()])),
         ("fetch", Message::Fetch { request: 300, key: key.clone() }),

@@ -235,3 +235,32 @@ fn a_copy_that_was_only_looked_at_is_kept_once_it_is_offered_to_somebody() {
     group.run_for(SECOND * 3);
     assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"1"[..]), "it was handed over, not dropped");
 }
+
+#[test]
+fn a_member_that_enters_the_context_again_is_taken_for_a_new_one() {
+    let mut group = Group::ready(2, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    // It stops without a word, and starts anew on the same channel, under the same id: with nothing.
+    let (local, other) = (group.nodes[1].member.clone(), group.nodes[0].member.clone());
+    let config = Config { life: 1, discovery: Duration::from_millis(1), ..backups(1) };
+    group.nodes[1].engine = Some(Engine::new(config, local.clone(), group.time()));
+    group.with(1, |engine, now| engine.member_added(now, &other));
+    while group.engine(0).peers.phase_of(&local) != Some(Phase::Joining) {
+        let packet = group.wire.pop_front().expect("it says hello");
+        group.hand_over(packet);
+    }
+    assert_eq!(group.engine(0).at_risk().len(), 1, "its copy is gone");
+    // And leaves: what it says in its next life is not overtaken by that.
+    group.run_for(SECOND);
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+    group.with(1, |engine, now| engine.drain(now));
+    group.run_for(SECOND);
+    let config = Config { life: 2, discovery: Duration::from_millis(1), ..backups(1) };
+    group.nodes[1].engine = Some(Engine::new(config, local.clone(), group.time()));
+    group.with(1, |engine, now| engine.member_added(now, &other));
+    group.run_for(SECOND);
+    assert_eq!(group.engine(0).peers.phase_of(&local), Some(Phase::Ready));
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+}
