@@ -124,6 +124,8 @@ struct Waiting {
     keys: Vec<Key>,
     whom: Whom,
     want: Want,
+    /// Of the incarnation that was written to; the version itself for what makes or ends one.
+    birth: Version,
     committed: Committed,
     asked: Vec<Member>,
     /// Did not take it; asked again only when placed anew.
@@ -167,12 +169,14 @@ impl Engine {
         let holders: Vec<_> = self.holders_but_me(slot_of(key));
         let committed = Committed { version, wanted: self.wanted(), confirmed: Vec::new() };
         let keys = entries.iter().map(|entry| entry.key.clone()).collect();
+        let birth = entries.first().map(|entry| entry.record.birth).filter(|birth| !birth.is_zero()).unwrap_or(version);
         let ticket = self.number();
         let hedge = self.in_millis(self.config.hedge_after);
         let waiting = Waiting {
             keys,
             whom,
             want,
+            birth,
             committed,
             asked: holders.clone(),
             failed: Vec::new(),
@@ -201,7 +205,8 @@ impl Engine {
         self.check(&attributes)?;
         let known = self.table.get(key);
         let existed = known.is_some_and(Held::is_alive);
-        let floor = known.map_or(0, |held| held.record.latest());
+        // A new incarnation is later than the death of the last, whatever the clock says.
+        let floor = known.map_or(0, |held| held.record.latest()).max(self.latest_known(key));
         if known.is_none() && self.is_full() {
             self.counters.refused += 1;
             return Err(Refusal::Full);
@@ -293,7 +298,7 @@ impl Engine {
             },
             // Whoever has everything would know of it: it has died, and even its tombstone is gone.
             None if self.slots[usize::from(slot)].complete => Err(Refusal::Removed),
-            None if self.removed_by_me(key, read.birth).is_some() => Err(Refusal::Removed),
+            None if self.known_death(key, read.birth).is_some() => Err(Refusal::Removed),
             None => {
                 let held = Held::new(Arc::clone(read), self.millis());
                 self.table.insert(key, held);
@@ -428,13 +433,13 @@ impl Engine {
         if !waiting.asked.contains(&member) {
             waiting.asked.push(member.clone());
         }
-        let (keys, version) = (waiting.keys.clone(), waiting.committed.version);
+        let (keys, birth, version) = (waiting.keys.clone(), waiting.birth, waiting.committed.version);
         if let Some(away) = keys.iter().find(|key| self.is_away(key)) {
             self.park(away, Parked::Ask { member, ticket });
             return;
         }
         let entries: Vec<_> =
-            keys.iter().filter_map(|key| self.whole(key)).filter(|entry| entry.record.includes(version)).collect();
+            keys.iter().filter_map(|key| self.whole(key)).filter(|entry| entry.record.includes(birth, version)).collect();
         if entries.len() == keys.len() {
             self.put(vec![member], entries, Some(ticket));
         } else if let Some(waiting) = self.commits.waiting.get_mut(&ticket) {

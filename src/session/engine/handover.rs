@@ -101,7 +101,7 @@ impl Engine {
         }
     }
 
-    fn let_go(&mut self, key: &[u8]) {
+    pub(super) fn let_go(&mut self, key: &[u8]) {
         if let Some(held) = self.table.remove(key) {
             self.written.let_go(self.clock.node(), &key.into(), &held.record);
             #[cfg(test)]

@@ -120,8 +120,8 @@ impl Engine {
                 self.counters.bases_missing += 1;
                 return Taken::BaseMissing;
             }
-            if let Some(death) = self.removed_by_me(&key, record.birth).filter(|death| *death > record.death) {
-                // This member removed it, and has let go of the tombstone: whoever sent it has not heard of that.
+            if let Some(death) = self.known_death(&key, record.birth).filter(|death| *death > record.death) {
+                // This member had a tombstone, and has let go of it: whoever sent this has not heard of that.
                 self.table.insert(&key, Held::new(Arc::new(Record::tombstone(death)), now));
                 self.remember_dead(&key, record.lease.millis);
                 self.handover_soon();

@@ -122,9 +122,9 @@ impl Record {
         self.death().is_none()
     }
 
-    /// Whether a write of this version is in here, or was ended.
-    pub(crate) fn includes(&self, version: Version) -> bool {
-        self.seen.covers(version) || self.death >= version || self.birth > version
+    /// Whether a write to the incarnation with this birth is in here, or was ended.
+    pub(crate) fn includes(&self, birth: Version, version: Version) -> bool {
+        self.death >= birth || self.birth > birth || self.birth == birth && self.seen.covers(version)
     }
 
     /// The attribute with this name, removed or not.

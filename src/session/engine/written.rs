@@ -1,5 +1,5 @@
-//! What this member has written to entries that it does not hold any more: a read must not go back behind its own writes, even when
-//! somebody who has not heard of them yet answers first.
+//! What this member has written to entries that it does not hold any more, and which it knows to be dead: a read must not go back behind
+//! either, even when somebody who has not heard of it yet answers first.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,7 +10,7 @@ use super::table::Key;
 use super::version::Version;
 use crate::id::mix;
 
-/// Entries whose last write is remembered; of more, those that were let go of last.
+/// Entries whose last write, or death, is remembered; of more, those that were let go of last.
 const MAX_WRITTEN: usize = 16_384;
 
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Written {
         let before = self.known.get(key);
         let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.own.has(version.node));
         let own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
-        if own.as_slice().is_empty() && record.death.node != node {
+        if own.as_slice().is_empty() && record.death.is_zero() {
             return;
         }
         let mut mark = Mark { birth: record.birth, death: record.death, own };
@@ -93,13 +93,21 @@ impl Engine {
     }
 
     /// The death of this incarnation, where this member knows of one though it has let go of the tombstone.
-    pub(super) fn removed_by_me(&self, key: &[u8], birth: Version) -> Option<Version> {
+    pub(super) fn known_death(&self, key: &[u8], birth: Version) -> Option<Version> {
         self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !birth.is_zero())
+    }
+
+    /// The latest birth or death of this entry that this member remembers without having it.
+    pub(super) fn latest_known(&self, key: &[u8]) -> u64 {
+        self.written.known.get(key).map_or(0, |mark| mark.birth.max(mark.death).time)
     }
 
     /// Nobody who is there has what this member wrote: it is gone with those who had it.
     pub(super) fn give_up_written(&mut self, key: &[u8]) {
-        self.written.known.remove(key);
+        if let Some(mark) = self.written.known.get_mut(key) {
+            // The dead stay dead.
+            (mark.birth, mark.own) = (Version::ZERO, Seen::default());
+        }
     }
 }
 

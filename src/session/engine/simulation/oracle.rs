@@ -308,8 +308,6 @@ impl Oracle {
                 if engine.placement.rank(slot_of(key), &process.member).is_some() {
                     return Err(format!("{pid:?}, a holder, let go of {}", name(key)));
                 }
-                // It is the holders' to remember.
-                self.floors.remove(&(pid, key.clone()));
                 continue;
             };
             if !record.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.death)) {

@@ -237,6 +237,28 @@ fn a_copy_that_was_only_looked_at_is_kept_once_it_is_offered_to_somebody() {
 }
 
 #[test]
+fn a_key_is_made_anew_by_a_member_whose_clock_is_behind_its_removal() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    // Removed by somebody whose clock is four minutes ahead.
+    let time = group.time();
+    let ahead = Time { epoch_millis: time.epoch_millis + 240_000, ..time };
+    assert!(group.with(0, |engine, _| engine.commit(ahead, &key, Change::Remove, Want::None)).is_ok());
+    group.settle();
+    let buried = group.engine(0).whole(&key).expect("a tombstone");
+    group.with(writer, |engine, _| {
+        engine.table.insert(&key, table::Held::new(buried.record.clone(), engine.millis()));
+        engine.let_go(&key);
+    });
+    group.create(writer, &key, "n", "2");
+    group.settle();
+    assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"2"[..]), "it is later than the removal");
+}
+
+#[test]
 fn a_member_that_enters_the_context_again_is_taken_for_a_new_one() {
     let mut group = Group::ready(2, &backups(1));
     let key = owned_by(&group, 0);
