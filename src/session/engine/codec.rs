@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::message::{Chunk, Done, Entry, Found, Hello, Message, Offered, Phase, SwapOutcome, Touch, Want};
-use super::record::{Attribute, Lease, Name, Record};
+use super::record::{Attribute, Ends, Lease, Name, Record};
 use super::seen::{MAX_WRITERS, Seen};
 use super::table::{Key, SLOTS, SlotId};
 use super::version::Version;
@@ -295,8 +295,8 @@ fn put_entry(out: &mut BytesMut, entry: &Entry) {
     let record = &*entry.record;
     let parts = [
         (part::BIRTH, !record.birth.is_zero()),
-        (part::DEATH, !record.death.is_zero()),
-        (part::LAPSED, record.lapsed != 0),
+        (part::DEATH, !record.end.death.is_zero()),
+        (part::LAPSED, record.end.lapsed != 0),
         (part::LEASE, record.lease != Lease::default()),
         (part::ATTRIBUTES, !record.attributes.is_empty()),
         (part::BASE, entry.base.is_some()),
@@ -307,14 +307,14 @@ fn put_entry(out: &mut BytesMut, entry: &Entry) {
     if !record.birth.is_zero() {
         put_version(out, record.birth);
     }
-    if !record.death.is_zero() {
-        put_version(out, record.death);
+    if !record.end.death.is_zero() {
+        put_version(out, record.end.death);
     }
     if record.touched != 0 {
         out.put_u64(record.touched);
     }
-    if record.lapsed != 0 {
-        out.put_u64(record.lapsed);
+    if record.end.lapsed != 0 {
+        out.put_u64(record.end.lapsed);
     }
     if record.lease != Lease::default() {
         put_version(out, record.lease.version);
@@ -502,15 +502,11 @@ impl<'a> Reader<'a> {
         if has(part::BIRTH) {
             record.birth = self.version()?;
         }
-        if has(part::DEATH) {
-            record.death = self.version()?;
-        }
+        let death = if has(part::DEATH) { self.version()? } else { Version::ZERO };
         if has(part::TOUCHED) {
             record.touched = self.u64()?;
         }
-        if has(part::LAPSED) {
-            record.lapsed = self.u64()?;
-        }
+        record.end = Ends::of(death, if has(part::LAPSED) { self.u64()? } else { 0 });
         if has(part::LEASE) {
             record.lease = Lease { version: self.version()?, millis: self.varint()? };
         }

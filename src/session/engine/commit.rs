@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::attributes::Attributes;
 use super::keeping::Parked;
 use super::message::{Entry, SwapOutcome, Want};
-use super::record::{Attribute, Death, Lease, Name, Record};
+use super::record::{Attribute, Death, Ends, Lease, Name, Record};
 use super::seen::Seen;
 use super::table::{Held, Key, slot_of};
 use super::version::Version;
@@ -270,8 +270,7 @@ impl Engine {
         let before = self.base(key, read)?;
         let version = self.tick(before.latest());
         // What was removed under the old key, earlier, is not what the new one was.
-        let death = Version::ZERO;
-        let mut record = Record { birth: version, death, touched: version.time, lapsed: 0, ..(*before).clone() };
+        let mut record = Record { birth: version, touched: version.time, end: Ends::default(), ..(*before).clone() };
         if let Some(lease) = lease {
             record.lease = Lease { version, millis: millis_of(lease) };
         }
@@ -342,10 +341,12 @@ impl Engine {
             Arc::make_mut(&mut held.record).merge(change);
             held.fingerprint = held.record.fingerprint();
             held.copies = 0;
-            (held.accessed, held.accessed_here, held.told) = (now, true, now);
+            (held.accessed, held.accessed_here) = (now, true);
+            held.tell(now);
         });
         if merged.is_none() {
-            let held = Held { accessed_here: true, ..Held::new(Arc::new(change.clone()), now) };
+            let mut held = Held::new(Arc::new(change.clone()), now);
+            held.accessed_here = true;
             self.table.insert(key, held);
         }
         if self.placement.rank(slot_of(key), &self.local).is_none() {

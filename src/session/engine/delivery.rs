@@ -104,7 +104,7 @@ impl Engine {
             record: held.record.clone(),
             base: None,
             idle: held.idle(now),
-            keep: held.keep_until.saturating_sub(now),
+            keep: held.keep_until().saturating_sub(now),
         })
     }
 

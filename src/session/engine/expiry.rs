@@ -59,7 +59,7 @@ impl Engine {
         let now = self.millis();
         let noted = self.table.note(key, |held| {
             (held.accessed, held.accessed_here, held.current) = (now, true, false);
-            (held.record.lease.millis, held.told)
+            (held.record.lease.millis, held.told())
         });
         let Some((lease, told)) = noted else { return };
         if lease > 0 && now >= told.saturating_add(self.touch_interval(lease)) {
@@ -77,7 +77,7 @@ impl Engine {
         let touched = self.tick(floor).time;
         self.table.change(key, |held| {
             Arc::make_mut(&mut held.record).touched = touched;
-            held.told = now;
+            held.tell(now);
         });
         touched
     }
@@ -86,7 +86,7 @@ impl Engine {
     pub(super) fn remember_dead(&mut self, key: &[u8], lease_millis: u64) {
         let life = u64::try_from(self.config.tombstone_life.as_millis()).unwrap_or(u64::MAX / 4);
         let keep_until = self.millis() + life.max(lease_millis.saturating_mul(2).min(u64::MAX / 4));
-        self.table.note(key, |held| held.keep_until = held.keep_until.max(keep_until));
+        self.table.note(key, |held| held.keep(keep_until));
     }
 
     pub(super) fn expiry_timeout(&mut self) {
@@ -110,7 +110,7 @@ impl Engine {
     }
 
     fn sweep(&mut self, slot: SlotId, now: u64) {
-        let forgotten = self.table.slot(slot).iter().filter(|(_, held)| !held.is_alive() && held.keep_until <= now);
+        let forgotten = self.table.slot(slot).iter().filter(|(_, held)| !held.is_alive() && held.keep_until() <= now);
         let forgotten: Vec<Key> = forgotten.map(|(key, _)| key.clone()).collect();
         forgotten.iter().for_each(|key| drop(self.table.remove(key)));
         let owner = self.placement.rank(slot, &self.local) == Some(0) && self.slots[usize::from(slot)].complete;
@@ -198,7 +198,7 @@ impl Engine {
             let (age, lease) = (self.age(&held.record), held.record.lease.millis);
             self.table.change(key, |held| {
                 let record = Arc::make_mut(&mut held.record);
-                record.lapsed = record.touched;
+                record.lapse(record.touched);
                 record.compact();
                 held.fingerprint = record.fingerprint();
                 held.copies = 0;

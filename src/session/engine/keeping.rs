@@ -148,7 +148,7 @@ impl Engine {
 
     fn stored(&self, key: &[u8]) -> Option<Stored> {
         let (now, held) = (self.millis(), self.table.get(key)?);
-        let (idle, keep) = (held.idle(now), held.keep_until.saturating_sub(now));
+        let (idle, keep) = (held.idle(now), held.keep_until().saturating_sub(now));
         let entry = Entry { key: key.into(), record: Arc::clone(&held.record), base: None, idle, keep };
         Some(Stored { entry, epoch_millis: self.now.epoch_millis })
     }

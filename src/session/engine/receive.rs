@@ -120,7 +120,7 @@ impl Engine {
                 self.counters.bases_missing += 1;
                 return Taken::BaseMissing;
             }
-            if let Some(death) = self.known_death(&key, record.birth).filter(|death| *death > record.death) {
+            if let Some(death) = self.known_death(&key, record.birth).filter(|death| *death > record.end.death) {
                 // This member had a tombstone, and has let go of it: whoever sent this has not heard of that.
                 self.table.insert(&key, Held::new(Arc::new(Record::tombstone(death)), now));
                 self.remember_dead(&key, record.lease.millis);
@@ -132,8 +132,8 @@ impl Engine {
         };
         if held.record.birth.is_zero()
             && !record.birth.is_zero()
-            && record.birth <= held.record.death
-            && record.death <= held.record.death
+            && record.birth <= held.record.end.death
+            && record.end.death <= held.record.end.death
         {
             // Of an incarnation that is dead here.
             self.counters.late += 1;
@@ -175,7 +175,7 @@ impl Engine {
                 // Another incarnation has its own age.
                 held.accessed = accessed;
             }
-            held.keep_until = held.keep_until.max(now.saturating_add(keep));
+            held.keep(now.saturating_add(keep));
             merged
         });
         let Some(merged) = merged else { return Taken::Full };
@@ -205,7 +205,7 @@ impl Engine {
         }
         let mut held = Held::new(Arc::clone(&record), now);
         held.accessed = accessed;
-        held.keep_until = now.saturating_add(keep);
+        held.keep(now.saturating_add(keep));
         self.table.insert(key, held);
         self.counters.replicated += 1;
         if alive {

@@ -12,6 +12,7 @@
 //! - `seen`: for each writer the time up to which its writes are in here: what tells a lost update from one that was overwritten.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,14 +51,40 @@ pub(crate) struct Lease {
     pub(crate) millis: u64,
 }
 
+/// What has ended an entry, or an incarnation before it. Few entries have one: it takes its room elsewhere.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub(crate) struct Ends(Option<Box<Ended>>);
+
+/// What [`Ends`] tell; all zeros when nothing has ended.
+#[derive(Clone, Eq, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) death: Version,
+    /// A time of a hybrid clock.
+    pub(crate) lapsed: u64,
+}
+
+impl Ends {
+    pub(crate) fn of(death: Version, lapsed: u64) -> Self {
+        Self((!death.is_zero() || lapsed > 0).then(|| Box::new(Ended { death, lapsed })))
+    }
+}
+
+impl Deref for Ends {
+    type Target = Ended;
+
+    fn deref(&self) -> &Ended {
+        const NONE: &Ended = &Ended { death: Version::ZERO, lapsed: 0 };
+        self.0.as_deref().unwrap_or(NONE)
+    }
+}
+
 /// The state of one key; see the [module](self). A change is a record as well, with only what changed in it.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub(crate) struct Record {
     pub(crate) birth: Version,
-    pub(crate) death: Version,
-    /// Times of hybrid clocks.
+    /// A time of a hybrid clock.
     pub(crate) touched: u64,
-    pub(crate) lapsed: u64,
+    pub(crate) end: Ends,
     pub(crate) lease: Lease,
     pub(crate) seen: Seen,
     /// Sorted by name.
@@ -104,14 +131,14 @@ impl Record {
 
     /// What is left of a removed entry.
     pub(crate) fn tombstone(death: Version) -> Self {
-        Self { death, ..Self::default() }
+        Self { end: Ends::of(death, 0), ..Self::default() }
     }
 
     /// Why this entry is not there, or `None` when it is.
     pub(crate) fn death(&self) -> Option<Death> {
-        if self.birth <= self.death {
+        if self.birth <= self.end.death {
             Some(Death::Removed)
-        } else if self.touched <= self.lapsed {
+        } else if self.touched <= self.end.lapsed {
             Some(Death::Lapsed)
         } else {
             None
@@ -124,7 +151,7 @@ impl Record {
 
     /// Whether a write to the incarnation with this birth is in here, or was ended.
     pub(crate) fn includes(&self, birth: Version, version: Version) -> bool {
-        self.death >= birth || self.birth > birth || self.birth == birth && self.seen.covers(version)
+        self.end.death >= birth || self.birth > birth || self.birth == birth && self.seen.covers(version)
     }
 
     /// The attribute with this name, removed or not.
@@ -152,27 +179,27 @@ impl Record {
     /// The latest time in this record: what a write to it must exceed.
     pub(crate) fn latest(&self) -> u64 {
         let attributes = self.attributes.iter().map(|attribute| attribute.version.time).max().unwrap_or(0);
-        self.birth.time.max(self.death.time).max(self.touched).max(self.lapsed).max(self.lease.version.time).max(attributes)
+        let end = self.end.death.time.max(self.end.lapsed);
+        self.birth.time.max(end).max(self.touched).max(self.lease.version.time).max(attributes)
     }
 
     /// Takes in another state, or a change, of the same key.
     pub(crate) fn merge(&mut self, other: &Self) -> Merged {
         let mut merged = Merged::default();
-        if other.death > self.death {
-            self.death = other.death;
+        if other.end.death > self.end.death {
+            self.end = Ends::of(other.end.death, self.end.lapsed);
             merged.changed = true;
         }
-        if other.birth > self.birth.max(self.death) {
+        if other.birth > self.birth.max(self.end.death) {
             // Another incarnation: nothing of this one stays but what outlives all of them.
-            *self = Self { death: self.death, ..other.clone() };
+            *self = Self { end: Ends::of(self.end.death, other.end.lapsed), ..other.clone() };
             merged.changed = true;
         } else if other.birth == self.birth {
-            let mut raise = |mine: &mut u64, theirs: u64| {
-                merged.changed |= theirs > *mine;
-                *mine = theirs.max(*mine);
-            };
-            raise(&mut self.touched, other.touched);
-            raise(&mut self.lapsed, other.lapsed);
+            merged.changed |= other.touched > self.touched || other.end.lapsed > self.end.lapsed;
+            self.touched = self.touched.max(other.touched);
+            if other.end.lapsed > self.end.lapsed {
+                self.lapse(other.end.lapsed);
+            }
             if other.lease > self.lease {
                 self.lease = other.lease;
                 merged.changed = true;
@@ -180,9 +207,9 @@ impl Record {
             self.merge_attributes(other, &mut merged);
             merged.changed |= self.seen.merge(&other.seen);
         }
-        if self.birth <= self.death && !self.birth.is_zero() {
+        if self.birth <= self.end.death && !self.birth.is_zero() {
             // Dead for good: only the death is worth keeping.
-            *self = Self::tombstone(self.death);
+            *self = Self::tombstone(self.end.death);
         }
         merged
     }
@@ -219,9 +246,9 @@ impl Record {
         // Mixed each time: times differ in few bits, and so would what marks a register if it were only added to them.
         let version = |seed: u64, version: Version| mix(mix(mix(seed) ^ version.time) ^ version.node);
         let mut sum = version(1, self.birth)
-            .wrapping_add(version(2, self.death))
+            .wrapping_add(version(2, self.end.death))
             .wrapping_add(version(3, self.lease.version))
-            .wrapping_add(mix(mix(4) ^ self.lapsed));
+            .wrapping_add(mix(mix(4) ^ self.end.lapsed));
         if self.death() == Some(Death::Lapsed) {
             // Replicas that have and that have not yet let go of the attributes are equal.
             return sum;
@@ -231,6 +258,11 @@ impl Record {
             sum = sum.wrapping_add(version(hash_bytes(attribute.name.as_bytes()) ^ kind, attribute.version));
         }
         sum
+    }
+
+    /// Expires as of an access.
+    pub(crate) fn lapse(&mut self, lapsed: u64) {
+        self.end = Ends::of(self.end.death, lapsed);
     }
 
     /// Lets go of what an expired entry held. It no longer claims to contain any write: should it live on elsewhere, all of it comes back.
@@ -278,9 +310,9 @@ impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
             .field("birth", &self.birth)
-            .field("death", &self.death)
+            .field("death", &self.end.death)
             .field("touched", &self.touched)
-            .field("lapsed", &self.lapsed)
+            .field("lapsed", &self.end.lapsed)
             .field("lease", &self.lease)
             .field("seen", &self.seen)
             .field(

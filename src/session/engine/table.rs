@@ -34,10 +34,8 @@ pub(crate) struct Held {
     pub(crate) current: bool,
     /// Whether values of it are in the store only; see [`Record::is_away`].
     pub(crate) away: bool,
-    /// When the others were last told of an access.
-    pub(crate) told: u64,
-    /// A dead entry is forgotten then.
-    pub(crate) keep_until: u64,
+    /// While it is alive, when the others were last told of an access; once it is dead, when it is forgotten.
+    stamp: u64,
     /// Which of the slot's holders, by position in the placement, have confirmed this very state.
     pub(crate) copies: u32,
 }
@@ -53,9 +51,33 @@ impl Held {
             stored: false,
             current: false,
             away: false,
-            told: now,
-            keep_until: 0,
+            stamp: now,
             copies: 0,
+        }
+    }
+
+    /// When the others were last told of an access to this entry, which is alive.
+    pub(crate) fn told(&self) -> u64 {
+        debug_assert!(self.is_alive(), "nobody is told of accesses to the dead");
+        self.stamp
+    }
+
+    /// The others are told of an access.
+    pub(crate) fn tell(&mut self, now: u64) {
+        if self.is_alive() {
+            self.stamp = now;
+        }
+    }
+
+    /// When this entry is forgotten, if it is dead; the past if it is not.
+    pub(crate) fn keep_until(&self) -> u64 {
+        if self.is_alive() { 0 } else { self.stamp }
+    }
+
+    /// A dead entry is kept at least until then.
+    pub(crate) fn keep(&mut self, until: u64) {
+        if !self.is_alive() {
+            self.stamp = self.stamp.max(until);
         }
     }
 
@@ -138,7 +160,7 @@ impl Entries {
         let at = self.position(key).unwrap_or_else(|at| at);
         if self.0.len() == self.0.capacity() {
             // Doubling would leave a quarter of it empty on average.
-            self.0.reserve_exact(4 + self.0.len() / 8);
+            self.0.reserve_exact(4 + self.0.len() / 16);
         }
         self.0.insert(at, (key.into(), held));
     }
@@ -218,6 +240,10 @@ impl Table {
         let result = change(held);
         held.away = held.away && held.record.is_away();
         let after = Sums::of(key, held);
+        if before.alive < after.alive {
+            // Back from the dead: the others have been told of nothing yet.
+            held.stamp = 0;
+        }
         if before.digest != after.digest {
             held.current = false;
         }

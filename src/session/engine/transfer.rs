@@ -271,7 +271,7 @@ impl Engine {
                     record: held.record.clone(),
                     base: None,
                     idle: held.idle(now),
-                    keep: held.keep_until.saturating_sub(now),
+                    keep: held.keep_until().saturating_sub(now),
                 });
             }
             let state = &self.slots[usize::from(*slot)];

@@ -32,9 +32,9 @@ struct Mark {
 impl Mark {
     /// Whether a state contains the write, or ended it.
     fn is_in(&self, record: &Record) -> bool {
-        record.death >= self.death
+        record.end.death >= self.death
             && (record.birth > self.birth
-                || record.death >= self.birth
+                || record.end.death >= self.birth
                 || record.birth == self.birth && (record.seen.includes(&self.own) || record.death() == Some(Death::Lapsed)))
     }
 }
@@ -45,10 +45,10 @@ impl Written {
         let before = self.known.get(key);
         let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.own.has(version.node));
         let own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
-        if own.as_slice().is_empty() && record.death.is_zero() {
+        if own.as_slice().is_empty() && record.end.death.is_zero() {
             return;
         }
-        let mut mark = Mark { birth: record.birth, death: record.death, own };
+        let mut mark = Mark { birth: record.birth, death: record.end.death, own };
         match before {
             Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
             // What is let go of is older than what was written.
@@ -114,6 +114,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::super::record::Attribute;
+    use super::super::record::Ends;
     use super::*;
 
     const fn version(time: u64, node: u64) -> Version {
@@ -133,7 +134,7 @@ mod tests {
         assert!(mark.is_in(&Record::tombstone(version(12, 2))), "removed");
         assert!(!mark.is_in(&Record::born(version(9, 2), 0)), "an earlier incarnation");
         let mut lapsed = born;
-        lapsed.lapsed = lapsed.touched;
+        lapsed.lapse(lapsed.touched);
         lapsed.compact();
         assert!(mark.is_in(&lapsed), "expired");
     }
@@ -147,7 +148,7 @@ mod tests {
         all.let_go(7, &key, &Record::tombstone(version(20, 7)));
         let mark = &all.known[&key];
         assert_eq!((mark.birth, mark.death), (version(30, 7), version(20, 7)));
-        assert!(!mark.is_in(&Record::tombstone(version(20, 7))) && mark.is_in(&Record { death: version(20, 7), ..latest }));
+        assert!(!mark.is_in(&Record::tombstone(version(20, 7))) && mark.is_in(&Record { end: Ends::of(version(20, 7), 0), ..latest }));
     }
 
     #[test]

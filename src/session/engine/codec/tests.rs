@@ -39,7 +39,7 @@ fn any_record() -> impl Strategy<Value = Record> {
     (zero_or(), zero_or(), any_number(), 0..2_u64, option::of((any_version(), any_number())), any_seen(), attributes).prop_map(
         |(birth, death, touched, lapsed, lease, seen, attributes)| {
             let lease = lease.map_or_else(Lease::default, |(version, millis)| Lease { version, millis });
-            let mut record = Record { birth, death, touched, lapsed, lease, seen, attributes: Vec::new().into() };
+            let mut record = Record { birth, touched, end: Ends::of(death, lapsed), lease, seen, attributes: Vec::new().into() };
             for (name, version, value, same) in attributes {
                 let version = if same { birth } else { version };
                 record.put(Attribute { name: name.as_str().into(), version, value });

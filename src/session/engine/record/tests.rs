@@ -31,9 +31,8 @@ fn any_record() -> impl Strategy<Value = Record> {
         |(birth, death, touched, lapsed, (lease, millis), seen, attributes)| {
             let mut record = Record {
                 birth,
-                death,
                 touched,
-                lapsed,
+                end: Ends::of(death, lapsed),
                 lease: Lease { version: lease, millis },
                 seen: Seen::collect(seen),
                 attributes: Vec::new().into(),
@@ -89,7 +88,7 @@ proptest! {
     #[test]
     fn what_a_merge_leaves_is_later_than_both(a in any_record(), b in any_record()) {
         let record = merged(&a, &b);
-        prop_assert!(record.death >= a.death.max(b.death));
+        prop_assert!(record.end.death >= a.end.death.max(b.end.death));
         prop_assert!(!record.is_alive() || record.birth >= a.birth.max(b.birth));
     }
 }
@@ -149,7 +148,7 @@ fn a_key_of_a_map_can_be_born_again() {
 fn expiry_gives_way_to_an_access_that_it_did_not_know_of() {
     let mut expired = record(version(1, 1), vec![attribute("a", version(1, 1), Some("x"))]);
     let mut used = expired.clone();
-    expired.lapsed = expired.touched;
+    expired.lapse(expired.touched);
     assert_eq!(expired.death(), Some(Death::Lapsed));
     used.touched = 7;
     expired.compact();
@@ -168,6 +167,6 @@ fn equal_records_have_equal_fingerprints_and_others_do_not() {
     others[2].lease.version.time = 4;
     others[3].attributes.swap(0, 1);
     others[3].attributes[0].name = "c".into();
-    others[4].death = version(1, 0);
+    others[4].end = Ends::of(version(1, 0), 0);
     assert!(others.iter().all(|other| other.fingerprint() != base.fingerprint()));
 }

@@ -285,10 +285,10 @@ impl World {
         self.oracle.key(key, lease);
         self.oracle.accessed(pid, key, self.now);
         let mut keys = vec![key.clone()];
-        let buried = after.as_ref().map_or(Version::ZERO, |after| after.death);
+        let buried = after.as_ref().map_or(Version::ZERO, |after| after.end.death);
         if let Some(after) = after {
             if removal {
-                self.oracle.wrote(key, Version::ZERO, Mark::Death, after.death, pid, None, self.now);
+                self.oracle.wrote(key, Version::ZERO, Mark::Death, after.end.death, pid, None, self.now);
             } else {
                 let version = names.iter().filter_map(|name| Some(after.attribute(name)?.version)).max();
                 if matches!(fault, Fault::Created | Fault::Replaced) {

@@ -65,12 +65,12 @@ impl Write {
     fn is_in(&self, record: &Record) -> bool {
         let later = record.birth > self.birth;
         match &self.mark {
-            Mark::Death => record.death >= self.version || record.birth > self.version,
-            Mark::Birth => later || record.birth == self.birth || record.death >= self.birth,
+            Mark::Death => record.end.death >= self.version || record.birth > self.version,
+            Mark::Birth => later || record.birth == self.birth || record.end.death >= self.birth,
             Mark::Attribute(name) => {
                 let written = || record.attribute(name).is_some_and(|attribute| attribute.version >= self.version);
                 later
-                    || record.death >= self.birth
+                    || record.end.death >= self.birth
                     || record.birth == self.birth && (record.death() == Some(Death::Lapsed) || written())
             }
         }
@@ -310,11 +310,11 @@ impl Oracle {
                 }
                 continue;
             };
-            if !record.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.death)) {
+            if !record.end.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.end.death)) {
                 return Err(format!("{pid:?}: {} died of nothing: {record:?}", name(key)));
             }
             let floor = self.floors.entry((pid, key.clone())).or_default();
-            *floor = record.death.max(*floor);
+            *floor = record.end.death.max(*floor);
             if record.is_alive() && record.birth <= *floor {
                 return Err(format!("{pid:?}: {} came back after {floor}: {record:?}", name(key)));
             }
@@ -503,7 +503,7 @@ impl Oracle {
                                 && record.attribute(name).is_some_and(|attribute| attribute.version == write.version)
                         }
                         Mark::Birth => record.birth == write.birth,
-                        Mark::Death => record.death == write.version,
+                        Mark::Death => record.end.death == write.version,
                     })
             });
         }
@@ -542,16 +542,16 @@ pub(super) fn running(nodes: &[Node], pid: Pid) -> Option<&Process> {
 
 /// Nothing in a record that stays where it is ever goes back.
 fn went_on(old: &Record, new: &Record) -> Result<(), &'static str> {
-    if new.death < old.death {
+    if new.end.death < old.end.death {
         return Err("a death was forgotten");
     }
-    if new.birth > old.birth || new.death >= old.birth {
+    if new.birth > old.birth || new.end.death >= old.birth {
         return Ok(());
     }
     if new.birth < old.birth {
         return Err("an earlier incarnation came back");
     }
-    if new.touched < old.touched || new.lapsed < old.lapsed || new.lease < old.lease {
+    if new.touched < old.touched || new.end.lapsed < old.end.lapsed || new.lease < old.lease {
         return Err("a register went back");
     }
     if new.death().is_some() || old.death().is_some() {
