@@ -85,8 +85,12 @@ impl Sink {
 }
 
 impl EventSink for Sink {
-    fn wants(&self, _event: &Event) -> bool {
+    fn is_heard(&self) -> bool {
         !self.0.is_empty()
+    }
+
+    fn wants(&self, _event: &Event) -> bool {
+        self.is_heard()
     }
 
     fn tell(&self, event: Event) {

@@ -371,7 +371,7 @@ impl Engine {
     }
 
     pub(super) fn told_of_changes(&mut self, key: &[u8], attributes: &[Attribute], remote: bool) {
-        if self.config.events && !attributes.is_empty() {
+        if self.config.events && self.tells_changes && !attributes.is_empty() {
             self.event(key, What::Changed(attributes.to_vec()), remote);
         }
     }

@@ -217,6 +217,8 @@ pub(crate) struct Engine {
     outputs: VecDeque<Output>,
     names: Names,
     counters: Counters,
+    /// Whether anybody wants to know of changed attributes.
+    tells_changes: bool,
 }
 
 /// What is known about a slot beside its entries.
@@ -286,10 +288,16 @@ impl Engine {
             outputs: VecDeque::new(),
             names: Names::default(),
             counters: Counters::default(),
+            tells_changes: true,
             config,
         };
         engine.place();
         engine
+    }
+
+    /// Whether changes of attributes are told as events; they are unless this says otherwise. The values in them have their price.
+    pub(crate) fn tell_changes(&mut self, tell: bool) {
+        self.tells_changes = tell;
     }
 
     /// The next thing to do, in order.

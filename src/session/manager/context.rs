@@ -259,6 +259,10 @@ impl Sink {
 }
 
 impl EventSink for Sink {
+    fn is_heard(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     fn wants(&self, event: &Event) -> bool {
         let wanted = match event.what {
             What::Lost(_) => self.notify.contains(Notify::CONFLICTS),
@@ -266,7 +270,7 @@ impl EventSink for Sink {
             What::Changed(_) => self.notify.contains(Notify::REMOTE_ATTRIBUTES),
             _ => self.notify.contains(Notify::REMOTE_SESSIONS),
         };
-        wanted && !self.listeners.is_empty()
+        wanted && self.is_heard()
     }
 
     fn tell(&self, event: Event) {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::pending::{Pending, pending};
-use super::{Shared, Waiter, is_stopped, tell_outcome};
+use super::{Shared, State, Waiter, is_stopped, tell_outcome};
 use crate::completion::DeferCallbacks;
 use crate::options::SendOptions;
 use crate::session::engine::{Change, Commit, CommitFault, Committed, Record, Refusal, Send, Want, slot_of};
@@ -108,27 +108,24 @@ impl Shared {
                 sending.on_complete(move |outcome| shared.sent(token, &member, &outcome));
             }
         }
-        self.enter(|state, now| {
+        let told = |state: &mut State, now| {
             for (token, member, outcome) in &ended {
                 tell_outcome(&mut state.engine, now, *token, member, outcome);
             }
+        };
+        let known = self.enter_then(None, told, |state, ()| match state.waiters.remove(&ticket) {
+            Some(Waiter::Direct(None)) => {
+                let (promise, waiting) = pending();
+                state.waiters.insert(ticket, Waiter::Commit(promise));
+                Err(waiting)
+            }
+            Some(Waiter::Direct(result)) => Ok(result),
+            _ => Ok(None),
         });
         if ended.iter().any(|(.., outcome)| outcome.as_ref().is_err_and(is_stopped)) {
             self.close();
         }
-        let waiting = {
-            let mut state = self.lock();
-            match state.waiters.remove(&ticket) {
-                Some(Waiter::Direct(Some(result))) => return Ok((record, Some(result))),
-                Some(Waiter::Direct(None)) => {
-                    let (promise, waiting) = pending();
-                    state.waiters.insert(ticket, Waiter::Commit(promise));
-                    waiting
-                }
-                _ => return Ok((record, None)),
-            }
-        };
-        Ok((record, waiting.wait()))
+        Ok((record, known.unwrap_or_else(Pending::wait)))
     }
 
     /// Sees to it that a change finds what it is made on, which may have been swapped out.

@@ -12,6 +12,9 @@ const MAX_EVENTS: usize = 65_536;
 
 /// Who is told.
 pub(crate) trait EventSink: Send + Sync {
+    /// Whether there is anybody who wants to know of anything.
+    fn is_heard(&self) -> bool;
+
     /// Whether anybody wants to know of this one.
     fn wants(&self, event: &Event) -> bool;
 
@@ -35,6 +38,10 @@ struct State {
 impl Feed {
     pub(super) fn new(sink: Arc<dyn EventSink>) -> Self {
         Self { sink, courier: Courier::default(), state: Arc::default() }
+    }
+
+    pub(super) fn is_heard(&self) -> bool {
+        self.sink.is_heard()
     }
 
     /// Adds an event; called under the engine's lock, so that events keep their order.

@@ -121,6 +121,16 @@ enum Told {
     Incomplete(usize),
 }
 
+/// What is to be done when the lock is free again.
+#[derive(Default)]
+struct Collected {
+    told: Vec<Told>,
+    /// Whether the outbox has got something.
+    sends: bool,
+    /// Whether the feed has.
+    news: bool,
+}
+
 /// What happens once.
 #[derive(Default)]
 struct Milestones {
@@ -353,15 +363,29 @@ impl Shared {
 
     /// As [`enter`](Self::enter), but what is to be sent goes to `mine`, for the caller to send.
     fn enter_and<R>(&self, mine: Option<&mut Vec<Send>>, act: impl FnOnce(&mut State, Time) -> R) -> R {
+        self.enter_then(mine, act, |_, result| result)
+    }
+
+    /// As [`enter_and`](Self::enter_and); `then` sees, still under the lock, what has become of who waits.
+    fn enter_then<R, S>(
+        &self,
+        mine: Option<&mut Vec<Send>>,
+        act: impl FnOnce(&mut State, Time) -> R,
+        then: impl FnOnce(&mut State, R) -> S,
+    ) -> S {
         let time = now();
         let mut state = self.lock();
+        state.engine.tell_changes(self.feed.is_heard());
         let result = act(&mut state, time);
-        let (told, news) = self.collect(&mut state, mine);
+        let Collected { told, sends, news } = self.collect(&mut state, mine);
+        let result = then(&mut state, result);
         drop(state);
         for told in told {
             self.tell(told);
         }
-        self.outbox.empty(|send| self.send(send, SendOptions::NONE));
+        if sends {
+            self.outbox.empty(|send| self.send(send, SendOptions::NONE));
+        }
         if news {
             self.feed.tell();
         }
@@ -369,39 +393,42 @@ impl Shared {
     }
 
     /// Takes what came out, under the lock: that keeps its order.
-    fn collect(&self, state: &mut State, mut mine: Option<&mut Vec<Send>>) -> (Vec<Told>, bool) {
-        let (mut told, mut news) = (Vec::new(), false);
+    fn collect(&self, state: &mut State, mut mine: Option<&mut Vec<Send>>) -> Collected {
+        let mut out = Collected::default();
         let closed = self.closed.load(Ordering::Acquire);
         while let Some(output) = state.engine.poll_output() {
             match output {
                 Output::Send(_) if closed => {}
                 Output::Send(send) => match &mut mine {
                     Some(mine) => mine.push(send),
-                    None => self.outbox.push(send),
+                    None => {
+                        self.outbox.push(send);
+                        out.sends = true;
+                    }
                 },
                 Output::Committed(ticket, result) => match state.waiters.get_mut(&ticket) {
                     Some(Waiter::Direct(known)) => *known = Some(result),
                     Some(_) => {
                         if let Some(Waiter::Commit(promise)) = state.waiters.remove(&ticket) {
-                            told.push(Told::Commit(promise, result));
+                            out.told.push(Told::Commit(promise, result));
                         }
                     }
                     None => {}
                 },
                 Output::Fetched(ticket, result) => {
                     if let Some(Waiter::Fetch(promise)) = state.waiters.remove(&ticket) {
-                        told.push(Told::Fetch(promise, result));
+                        out.told.push(Told::Fetch(promise, result));
                     }
                 }
                 Output::Swapped(ticket, result) => {
                     if let Some(Waiter::Swap(promise)) = state.waiters.remove(&ticket) {
-                        told.push(Told::Swap(promise, result));
+                        out.told.push(Told::Swap(promise, result));
                     }
                 }
                 Output::Event(event) => {
                     state.lives.follow(&event);
                     self.feed.push(event);
-                    news = true;
+                    out.news = true;
                 }
                 Output::Save(savings) => self.keep(|keeper| keeper.save(savings)),
                 Output::Load(keys) => self.keep(|keeper| keeper.load(keys)),
@@ -409,13 +436,13 @@ impl Shared {
                 Output::Ready => {
                     self.milestones.pass(|passed| passed.ready = true);
                     let missing = state.engine.slots_missing();
-                    told.extend((missing > 0).then_some(Told::Incomplete(missing)));
+                    out.told.extend((missing > 0).then_some(Told::Incomplete(missing)));
                 }
                 Output::Drained => self.milestones.pass(|passed| passed.drained = true),
             }
         }
         if closed {
-            told.extend(state.waiters.drain().map(|(_, waiter)| Told::Nothing(waiter)));
+            out.told.extend(state.waiters.drain().map(|(_, waiter)| Told::Nothing(waiter)));
         }
         if let Some(at) = state.engine.poll_timeout()
             && state.armed.is_none_or(|armed| at < armed)
@@ -423,7 +450,7 @@ impl Shared {
             state.armed = Some(at);
             self.timer.wake_at(at);
         }
-        (told, news)
+        out
     }
 
     fn tell(&self, told: Told) {
