@@ -148,7 +148,9 @@ mod tests {
         all.let_go(7, &key, &Record::tombstone(version(20, 7)));
         let mark = &all.known[&key];
         assert_eq!((mark.birth, mark.death), (version(30, 7), version(20, 7)));
-        assert!(!mark.is_in(&Record::tombstone(version(20, 7))) && mark.is_in(&Record { end: Ends::of(version(20, 7), 0), ..latest }));
+        assert!(
+            !mark.is_in(&Record::tombstone(version(20, 7))) && mark.is_in(&Record { end: Ends::of(version(20, 7), 0), ..latest })
+        );
     }
 
     #[test]

@@ -7,6 +7,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::super::message::{Chunk, Done, Entry, Found, Hello, Message, Offered, Phase, SwapOutcome, Touch, Want};
+use super::super::record::{Attribute, Ends, Lease, Record};
+use super::super::seen::Seen;
+use super::super::table::{Key, SLOTS, SlotId};
+use super::super::version::Version;
+use super::write::put_varint;
 use super::*;
 
 const CONTEXT: u64 = 0x0123_4567_89ab_cdef;

@@ -286,3 +286,31 @@ fn a_member_that_enters_the_context_again_is_taken_for_a_new_one() {
     assert_eq!(group.engine(0).peers.phase_of(&local), Some(Phase::Ready));
     assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
 }
+
+#[test]
+fn draining_moves_everything_and_says_so() {
+    let mut group = Group::ready(4, &backups(1));
+    for number in 0..300 {
+        group.create(number as usize % 4, &key(number), "n", "1");
+    }
+    group.run_for(SECOND * 2);
+    group.with(3, |engine, now| engine.drain(now));
+    group.run_for(SECOND * 10);
+    assert!(group.nodes[3].drained);
+    assert!(group.engine(3).remaining().is_empty());
+    group.crash(3);
+    group.run_for(SECOND * 2);
+    for number in 0..300 {
+        assert_eq!(holders_of(&group, &key(number)), 2, "entry {number}");
+    }
+}
+
+#[test]
+fn draining_many_slots_takes_no_second_for_each_few() {
+    let mut group = Group::ready(4, &backups(1));
+    (0..5_000).for_each(|number| group.create(number as usize % 4, &key(number), "n", "1"));
+    group.run_for(SECOND * 2);
+    group.with(3, |engine, now| engine.drain(now));
+    group.run_for(SECOND / 2);
+    assert!(group.nodes[3].drained);
+}

@@ -1,0 +1,168 @@
+//! Changes, their confirmations, and how many copies there are.
+
+use super::*;
+
+#[test]
+fn a_commit_returns_when_the_backup_holds_it() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 1800, attributes: vec![("cart".into(), Some("apples".into()))] };
+    let Ok(Commit::Waiting(ticket)) = group.commit(0, &key, change, Want::Copies(1)) else { panic!("it waits") };
+    assert!(group.nodes[0].committed.is_empty());
+    group.settle();
+    let (answered, result) = group.nodes[0].committed.pop().expect("it is answered");
+    let committed = result.expect("the backup has confirmed");
+    let backup = holder(&group, 0, &key, 1);
+    assert_eq!((answered, committed.wanted, &committed.confirmed[..]), (ticket, 1, &[group.nodes[backup].member.clone()][..]));
+    assert_eq!(group.value(backup, &key, "cart").as_deref(), Some(&b"apples"[..]));
+    assert_eq!(holders_of(&group, &key), 2, "and nobody else");
+}
+
+#[test]
+fn a_commit_costs_one_message_in_groups_of_any_size() {
+    for count in [2, 5, 9] {
+        let mut group = Group::ready(count, &backups(1));
+        let key = owned_by(&group, 0);
+        group.create(0, &key, "cart", "apples");
+        group.settle();
+        let before = group.handed;
+        group.set(0, &key, "cart", "pears");
+        group.settle();
+        assert_eq!(group.handed - before, 1, "{count} members");
+    }
+}
+
+#[test]
+fn alone_a_commit_succeeds_and_is_at_risk_until_somebody_comes() {
+    let mut group = Group::ready(1, &backups(1));
+    let change = Change::Create { lease: SECOND * 1800, attributes: Vec::new() };
+    let Ok(Commit::Done(committed)) = group.commit(0, &key(1), change, Want::Copies(1)) else {
+        panic!("there is nobody to wait for")
+    };
+    assert_eq!((committed.wanted, committed.confirmed.len()), (1, 0));
+    assert_eq!(group.engine(0).at_risk().len(), 1);
+    group.join(backups(1));
+    group.run_for(SECOND * 2);
+    assert!(group.engine(0).at_risk().is_empty());
+    assert_eq!(holders_of(&group, &key(1)), 2);
+}
+
+#[test]
+fn a_change_whose_base_is_missing_brings_the_whole_entry() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "name", "anna");
+    // The first message is lost.
+    group.wire.clear();
+    group.set(0, &key(1), "cart", "apples");
+    group.settle();
+    assert_eq!(group.value(1, &key(1), "name").as_deref(), Some(&b"anna"[..]));
+    assert_eq!(group.value(1, &key(1), "cart").as_deref(), Some(&b"apples"[..]));
+    assert_eq!(group.engine(1).counters().bases_missing, 1);
+}
+
+#[test]
+fn changes_that_overtake_each_other_end_in_the_same_state() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "c", "0");
+    group.settle();
+    for value in ["1", "2", "3"] {
+        group.set(0, &key(1), "c", value);
+    }
+    group.wire.make_contiguous().reverse();
+    group.settle();
+    assert_eq!(group.value(1, &key(1), "c").as_deref(), Some(&b"3"[..]));
+    assert!(group.agrees());
+}
+
+#[test]
+fn a_rename_is_one_message_and_the_old_key_is_dead() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    let to = (1000..).map(key).find(|other| slot_of(other) == slot_of(&key(1))).expect("some key falls into the same slot");
+    let read = Arc::clone(group.engine(0).peek(&key(1)).expect("it is here"));
+    let before = group.handed;
+    let change = Change::Rename { read, to: to.as_slice().into(), lease: None, attributes: Vec::new() };
+    assert!(group.commit(0, &key(1), change, Want::Copies(1)).is_ok());
+    group.settle();
+    assert_eq!(group.handed - before, 1);
+    assert_eq!((holders_of(&group, &key(1)), holders_of(&group, &to)), (0, 2));
+    assert_eq!(group.value(1, &to, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn what_a_stranger_writes_is_handed_over() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    let stranger = (1..5)
+        .find(|node| group.engine(*node).placement.rank(slot_of(&key), &group.nodes[*node].member).is_none())
+        .expect("three");
+    group.create(stranger, &key, "n", "1");
+    group.run_for(SECOND * 3);
+    assert_eq!(holders_of(&group, &key), 2);
+    assert!(group.engine(stranger).peek(&key).is_none());
+    assert!(group.agrees());
+}
+
+#[test]
+fn who_takes_a_change_knows_that_its_sender_has_it() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    group.set(0, &key, "n", "2");
+    group.settle();
+    let backup = holder(&group, 0, &key, 1);
+    assert!(group.engine(0).at_risk().is_empty());
+    assert!(group.engine(backup).at_risk().is_empty());
+}
+
+#[test]
+fn what_others_have_changed_is_not_called_at_risk_for_long() {
+    for (config, interval) in [(everywhere(), SECOND * 3600), (backups(1), SECOND * 3600)] {
+        let mut group = Group::ready(4, &Config { repair_interval: interval, ..config });
+        (0..50).for_each(|number| group.create(number as usize % 4, &key(number), "n", "1"));
+        group.run_for(SECOND * 3);
+        for node in 0..4 {
+            assert_eq!(group.engine(node).at_risk(), Vec::<Key>::new(), "on member {node}");
+        }
+    }
+}
+
+#[test]
+fn a_frozen_backup_gets_company() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let backup = holder(&group, 0, &key, 1);
+    // It takes the message, and never answers.
+    let change = Change::Create { lease: SECOND * 1800, attributes: Vec::new() };
+    let Ok(Commit::Waiting(_)) = group.commit(0, &key, change, Want::Copies(1)) else { panic!("it waits") };
+    group.wire.clear();
+    group.run_for(SECOND);
+    let (_, result) = group.nodes[0].committed.pop().expect("another member has confirmed");
+    assert_ne!(result.expect("there is a copy").confirmed[0], group.nodes[backup].member);
+}
+
+#[test]
+fn nobody_waits_for_more_copies_than_are_kept() {
+    let mut group = Group::ready(3, &backups(0));
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 1800, attributes: Vec::new() };
+    let Ok(Commit::Done(committed)) = group.commit(0, &key, change, Want::Copies(1)) else {
+        panic!("a copy would be let go of at once")
+    };
+    assert_eq!((committed.wanted, committed.confirmed.len()), (0, 0));
+}
+
+#[test]
+fn hostile_bytes_change_nothing() {
+    let mut group = Group::ready(2, &backups(1));
+    let sender = group.nodes[1].member.clone();
+    let bodies: [&[u8]; 4] = [b"", b"\xf5TRs", b"\xf5TRs\x02\x01\0\0\0\0\0\0\0\0", b"\xf5TRs\x01\xff\0\0\0\0\0\0\0\0"];
+    for body in bodies {
+        assert!(!group.with(0, |engine, now| engine.receive(now, &sender, body)));
+    }
+    let counters = group.engine(0).counters();
+    assert_eq!((counters.malformed, counters.unknown), (2, 2));
+    assert!(Record::default().attributes.is_empty());
+}

@@ -1,0 +1,159 @@
+//! Idle entries, dead ones, and what is remembered of them.
+
+use super::*;
+
+#[test]
+fn a_tombstone_may_be_kept_for_any_time() {
+    let mut group = Group::ready(2, &backups(1));
+    let sender = group.nodes[1].member.clone();
+    let record = Arc::new(Record::tombstone(Version { time: 5, node: 7 }));
+    let entry = message::Entry { key: key(1).into(), record, base: None, idle: u64::MAX, keep: u64::MAX };
+    let body = codec::encode(0, &message::Message::Put(vec![entry]));
+    for _ in ["it is new", "it is there"] {
+        assert!(group.with(0, |engine, now| engine.receive(now, &sender, &body)));
+    }
+    group.run_for(SECOND * 20);
+    assert_eq!(group.engine(0).table.len(), 1);
+}
+
+fn leased(lease: Duration) -> Change {
+    Change::Create { lease, attributes: vec![("n".into(), Some("1".into()))] }
+}
+
+/// Sweeps often enough for tests of seconds.
+fn brisk() -> Config {
+    Config { expiry_interval: Duration::from_millis(640), ..backups(1) }
+}
+
+#[test]
+fn an_idle_entry_expires_on_all_replicas() {
+    let mut group = Group::ready(3, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    assert_eq!(holders_of(&group, &key), 2);
+    group.run_for(SECOND * 4);
+    assert_eq!(holders_of(&group, &key), 0);
+    let expired = |node: &testkit::Node| node.events.iter().filter(|event| matches!(event.what, What::Expired { .. })).count();
+    assert_eq!(group.nodes.iter().map(expired).sum::<usize>(), 2, "either holder tells its listeners once");
+    assert!(matches!(group.get(0, &key), Get::Absent));
+}
+
+#[test]
+fn reads_on_the_backup_keep_an_entry_alive_and_cost_few_messages() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND);
+    let (before, idle) = (group.engine(1).counters().messages, group.engine(0).counters().messages);
+    for _ in 0..200 {
+        group.run_for(SECOND / 10);
+        assert!(matches!(group.get(1, &key), Get::Here(_)));
+    }
+    let touches = group.engine(1).counters().messages - before;
+    assert!(
+        touches <= 20 + 3 * 4,
+        "one a second, and the comparisons: {touches}, beside {}",
+        group.engine(0).counters().messages - idle
+    );
+    group.run_for(SECOND * 8);
+    assert_eq!(holders_of(&group, &key), 0, "and then it expires");
+}
+
+#[test]
+fn the_owner_asks_before_it_lets_an_entry_expire() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND);
+    // All that the backup tells of its accesses is lost; the owner's question is not.
+    for _ in 0..80 {
+        group.run_for(SECOND / 10);
+        assert!(matches!(group.get(1, &key), Get::Here(_)));
+        group.wire.clear();
+    }
+    assert_eq!(holders_of(&group, &key), 2);
+}
+
+#[test]
+fn an_entry_that_expired_on_one_side_lives_on_when_the_other_used_it() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.settle();
+    let members = [0, 1].map(|node| group.nodes[node].member.clone());
+    group.with(0, |engine, now| engine.member_removed(now, &members[1]));
+    group.with(1, |engine, now| engine.member_removed(now, &members[0]));
+    for _ in 0..8 {
+        group.run_for(SECOND);
+        assert!(matches!(group.get(1, &key), Get::Here(_)));
+    }
+    assert!(group.engine(0).peek(&key).is_none(), "nobody used it here");
+    group.with(0, |engine, now| engine.member_added(now, &members[1]));
+    group.with(1, |engine, now| engine.member_added(now, &members[0]));
+    group.run_for(SECOND * 2);
+    assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"1"[..]));
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn an_entry_expires_once_although_its_owner_was_not_told_of_the_last_access() {
+    let mut group = Group::ready(2, &Config { repair_interval: SECOND * 600, ..brisk() });
+    let key = owned_by(&group, 0);
+    assert!(group.commit(1, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND);
+    assert!(matches!(group.get(1, &key), Get::Here(_)));
+    assert_eq!(group.wire.len(), 1, "what tells the owner of it");
+    group.wire.clear();
+    group.run_for(SECOND * 20);
+    assert_eq!(holders_of(&group, &key), 0);
+    let expired = |node: &testkit::Node| node.events.iter().filter(|event| matches!(event.what, What::Expired { .. })).count();
+    assert_eq!(group.nodes.iter().map(expired).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[test]
+fn an_overdue_guest_is_handed_over_and_not_expired() {
+    let mut group = Group::ready(2, &Config { copies: Copies::Backups(0), ..brisk() });
+    let key = owned_by(&group, 0);
+    group.nodes[0].deaf = true;
+    assert!(group.commit(1, &key, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND * 10);
+    assert!(group.engine(1).peek(&key).is_some(), "it is not the guest's to end");
+    assert!(!group.nodes[1].events.iter().any(|event| matches!(event.what, What::Expired { .. })));
+    group.nodes[0].deaf = false;
+    group.run_for(SECOND * 20);
+    assert!(!group.nodes[1].events.iter().any(|event| matches!(event.what, What::Expired { .. })));
+    assert!(group.nodes[0].events.iter().any(|event| matches!(event.what, What::Expired { .. })), "but the owner's");
+    assert_eq!(holders_of(&group, &key), 0);
+}
+
+#[test]
+fn an_old_tombstone_does_not_make_a_new_entry_look_idle() {
+    let mut group = Group::ready(2, &brisk());
+    let key = owned_by(&group, 0);
+    assert!(group.commit(0, &key, leased(SECOND * 30), Want::None).is_ok());
+    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    let buried = group.engine(0).whole(&key).expect("a tombstone");
+    let Change::Create { lease, attributes } = leased(SECOND * 30) else { unreachable!("that is what it is") };
+    assert!(group.commit(0, &key, Change::Replace { lease, attributes }, Want::None).is_ok());
+    group.settle();
+    // Somebody who was away has the tombstone still, and says for how long.
+    let late = message::Entry { idle: 3_600_000, ..buried };
+    let from = group.nodes[1].member.clone();
+    let put = codec::encode(0, &message::Message::Put(vec![late]));
+    assert!(group.with(0, |engine, now| engine.receive(now, &from, &put)));
+    group.run_for(SECOND * 10);
+    assert!(group.engine(0).peek(&key).is_some(), "it was used ten seconds ago");
+}
+
+#[test]
+fn dead_entries_are_forgotten_in_the_end() {
+    let config = Config { tombstone_life: SECOND * 5, ..brisk() };
+    let mut group = Group::ready(2, &config);
+    assert!(group.commit(0, &key(1), leased(SECOND), Want::None).is_ok());
+    assert!(group.commit(0, &key(1), Change::Remove, Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    assert_eq!((group.engine(0).table.len(), group.engine(1).table.len()), (1, 1));
+    group.run_for(SECOND * 5);
+    assert_eq!((group.engine(0).table.len(), group.engine(1).table.len()), (0, 0));
+}

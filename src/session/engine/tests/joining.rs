@@ -1,0 +1,146 @@
+//! Members that come, and get what there is.
+
+use super::*;
+
+#[test]
+fn a_joiner_gets_everything_in_small_chunks_and_is_ready_then() {
+    let config = Config { chunk_bytes: 2_000, chunk_window: 2, ..everywhere() };
+    let mut group = Group::ready(2, &config);
+    for number in 0..3_000 {
+        group.create(number as usize % 2, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(config);
+    assert_eq!(group.engine(joiner).phase(), Phase::Joining);
+    group.run_for(SECOND * 3);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert_eq!(group.engine(joiner).table.alive(), 3_000);
+    assert!(group.agrees());
+}
+
+#[test]
+fn updates_go_on_while_a_joiner_pulls() {
+    let config = Config { chunk_bytes: 1_000, chunk_window: 1, ..backups(1) };
+    let mut group = Group::ready(2, &config);
+    for number in 0..500 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(config);
+    group.begin(joiner);
+    let mut turn = 0;
+    while let Some(packet) = group.wire.pop_front() {
+        group.hand_over(packet);
+        turn += 1;
+        if turn % 3 == 0 && turn < 600 {
+            let number = key(turn % 500);
+            if group.engine(0).peek(&number).is_some() {
+                group.set(0, &number, "n", "2");
+            }
+        }
+    }
+    group.run_for(SECOND * 20);
+    assert!(group.agrees());
+    for number in 0..500 {
+        assert_eq!(holders_of(&group, &key(number)), 2, "entry {number}");
+    }
+}
+
+#[test]
+fn a_source_that_dies_costs_nothing_but_time() {
+    let config = Config { chunk_bytes: 1_000, ..everywhere() };
+    let mut group = Group::ready(3, &config);
+    for number in 0..1_000 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(config);
+    group.begin(joiner);
+    for _ in 0..60 {
+        let packet = group.wire.pop_front().expect("it pulls");
+        group.hand_over(packet);
+    }
+    group.crash(1);
+    group.run_for(SECOND * 5);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert_eq!(group.engine(joiner).table.alive(), 1_000);
+}
+
+#[test]
+fn a_silent_source_is_left_for_another() {
+    let mut group = Group::ready(3, &everywhere());
+    for number in 0..100 {
+        group.create(0, &key(number), "n", "1");
+    }
+    group.settle();
+    let joiner = group.join(everywhere());
+    group.begin(joiner);
+    // It has said hello, and then says nothing more.
+    for _ in 0..12 {
+        if let Some(packet) = group.wire.pop_front() {
+            group.hand_over(packet);
+        }
+    }
+    group.nodes[1].deaf = true;
+    group.run_for(SECOND * 10);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert_eq!(group.engine(joiner).table.alive(), 100);
+}
+
+#[test]
+fn ten_that_start_together_are_all_complete() {
+    let mut group = Group::new();
+    (0..10).for_each(|_| _ = group.join(backups(1)));
+    // What each has loaded from somewhere before it heard of the others.
+    for node in 0..10 {
+        for number in 0..20 {
+            let number = 100 * node as u32 + number;
+            group.create(node, &key(number), "n", "1");
+        }
+    }
+    group.run_for(SECOND * 30);
+    assert!(group.nodes.iter().all(|node| node.engine.as_ref().expect("it runs").phase() == Phase::Ready));
+    assert!(group.agrees());
+    for node in 0..10 {
+        for number in 0..20 {
+            assert_eq!(holders_of(&group, &key(100 * node + number)), 2);
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_to_whom_the_others_are_shown_late_does_not_take_itself_for_the_first() {
+    let mut group = Group::ready(3, &everywhere());
+    (0..20).for_each(|number| group.create(0, &key(number), "n", "1"));
+    group.run_for(SECOND);
+    (group.discovery, group.shown_at_once) = (SECOND / 2, false);
+    let joiner = group.join(everywhere());
+    for other in 0..3 {
+        group.run_for(SECOND / 50);
+        assert_eq!(group.engine(joiner).phase(), Phase::Joining);
+        assert!(!matches!(group.get(joiner, &key(1)), Get::Here(_)));
+        group.show(joiner, other);
+    }
+    group.run_for(SECOND / 10);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    (0..20).for_each(|number| assert!(matches!(group.get(joiner, &key(number)), Get::Here(_)), "entry {number}"));
+    // Who really is the first serves after a while.
+    let mut alone = Group::new();
+    (alone.discovery, alone.shown_at_once) = (SECOND / 2, false);
+    alone.join(everywhere());
+    alone.run_for(SECOND);
+    assert_eq!(alone.engine(0).phase(), Phase::Ready);
+}
+
+#[test]
+fn slots_are_complete_everywhere_after_a_while() {
+    let mut group = Group::ready(5, &backups(2));
+    group.run_for(SECOND * 30);
+    for slot in 0..SLOTS {
+        for node in &group.nodes {
+            let engine = node.engine.as_ref().expect("it runs");
+            assert_eq!(engine.slots[usize::from(slot)].complete, engine.placement.rank(slot, &node.member).is_some());
+        }
+    }
+    assert!(group.nodes.iter().all(|node| node.engine.as_ref().expect("it runs").oldest_difference().is_none()));
+}

@@ -1,0 +1,100 @@
+//! Reads on members that hold the entry, and on others.
+
+use super::*;
+
+#[test]
+fn an_entry_survives_its_owner_and_gets_a_new_backup() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    group.crash(0);
+    group.run_for(SECOND * 2);
+    assert_eq!(holders_of(&group, &key), 2);
+    assert!(group.agrees());
+    assert!((1..4).all(|node| group.engine(node).at_risk().is_empty()));
+}
+
+#[test]
+fn a_read_elsewhere_asks_a_holder_and_leaves_nothing_behind() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    let Get::Asking(ticket) = group.get(stranger, &key) else { panic!("it is not here") };
+    group.settle();
+    let (answered, found) = group.nodes[stranger].fetched.pop().expect("a holder answers");
+    assert_eq!(answered, ticket);
+    assert_eq!(found.expect("a holder has it").expect("it is there").value("n").map(|value| &value[..]), Some(&b"1"[..]));
+    group.run_for(SECOND * 5);
+    assert_eq!(holders_of(&group, &key), 2);
+}
+
+#[test]
+fn a_read_goes_to_the_second_holder_when_the_first_is_silent() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    group.nodes[0].deaf = true;
+    let Get::Asking(_) = group.get(stranger, &key) else { panic!("it is not here") };
+    group.run_for(SECOND * 2);
+    let (_, found) = group.nodes[stranger].fetched.pop().expect("the backup answers");
+    assert!(found.expect("somebody has it").is_some());
+}
+
+#[test]
+fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
+    let mut group = Group::ready(5, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let backup = holder(&group, 0, &key, 1);
+    let reader = (1..5).find(|node| *node != backup).expect("three do not hold it");
+    let old = group.engine(0).whole(&key).expect("it is here");
+    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    group.settle();
+    let Get::Asking(ticket) = group.get(reader, &key) else { panic!("it is not here") };
+    // The questions to the holders are under way for long. One that is no holder, and has an old copy, answers first.
+    let mut late = Vec::new();
+    let guest = loop {
+        match group.wire.pop_front() {
+            Some(packet) if packet.from == reader && (packet.to == 0 || packet.to == backup) => late.push(packet),
+            Some(packet) if packet.from == reader && late.len() == 2 => break packet.to,
+            Some(packet) => group.hand_over(packet),
+            None => {
+                group.now += Duration::from_millis(500);
+                group.with(reader, |engine, now| engine.timeout(now));
+            }
+        }
+    };
+    let from = group.nodes[guest].member.clone();
+    let answer = message::Message::Fetched { request: ticket, answer: message::Found::Entry(Box::new(old)) };
+    assert!(group.with(reader, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer))));
+    assert!(group.nodes[reader].fetched.is_empty(), "a holder may still know better");
+    late.into_iter().for_each(|packet| group.wire.push_back(packet));
+    group.settle();
+    let (_, found) = group.nodes[reader].fetched.pop().expect("a holder has answered");
+    assert!(found.expect("it knows").is_none(), "the entry was removed");
+}
+
+#[test]
+fn a_copy_that_its_holders_turn_out_to_have_is_still_the_answer_to_a_read() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let backup = holder(&group, 0, &key, 1);
+    let reader = (1..4).find(|node| *node != backup).expect("two do not hold it");
+    // The backup has confirmed the reader's copy; the owner, which is asked first, is the last that it is kept for.
+    for _ in 0..2 {
+        let Get::Asking(_) = group.get(reader, &key) else { panic!("it is not here") };
+        group.settle();
+        let mark = group.engine(reader).placement.rank(slot_of(&key), &group.nodes[backup].member).map_or(0, bit);
+        group.with(reader, |engine, _| engine.table.note(&key, |held| held.copies = mark));
+        let (_, found) = group.nodes[reader].fetched.pop().expect("the owner answers");
+        assert!(found.expect("it has it").is_some());
+    }
+}
