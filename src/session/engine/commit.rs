@@ -320,7 +320,7 @@ impl Engine {
     /// Leaves a tombstone, and tells of it if an age is given.
     fn bury_as(&mut self, key: &[u8], age: Option<Duration>) -> (Version, Vec<Entry>) {
         let (floor, lease) = self.table.get(key).map_or((0, 0), |held| (held.record.latest(), held.record.lease.millis));
-        let version = self.tick(floor);
+        let version = self.tick(floor.max(self.latest_known(key)));
         self.merge_here(key, &Record::tombstone(version));
         self.remember_dead(key, lease);
         let entry = self.whole(key);

@@ -49,4 +49,9 @@ fn holders_of(group: &Group, key: &[u8]) -> usize {
     group.nodes.iter().filter(|node| node.engine.as_ref().is_some_and(|engine| engine.peek(key).is_some())).count()
 }
 
+/// The version of the attribute `n`.
+fn version_of(group: &Group, node: usize, key: &[u8]) -> Version {
+    group.engine(node).peek(key).and_then(|record| record.attribute("n")).expect("it is there").version
+}
+
 const SECOND: Duration = Duration::from_secs(1);

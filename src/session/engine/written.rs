@@ -27,6 +27,8 @@ struct Mark {
     death: Version,
     /// This member's last writes to that incarnation, by each of the names that it wrote under.
     own: Seen,
+    /// The latest time in any state of it: what a later write must exceed, even if its clock is behind.
+    latest: u64,
 }
 
 impl Mark {
@@ -48,7 +50,8 @@ impl Written {
         if own.as_slice().is_empty() && record.end.death.is_zero() {
             return;
         }
-        let mut mark = Mark { birth: record.birth, death: record.end.death, own };
+        let latest = record.latest().max(before.map_or(0, |mark| mark.latest));
+        let mut mark = Mark { birth: record.birth, death: record.end.death, own, latest };
         match before {
             Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
             // What is let go of is older than what was written.
@@ -80,7 +83,7 @@ impl Engine {
     /// The version of a write to this state. A state that lacks earlier writes of this member must not claim to contain them, as it
     /// would by containing a later one of the same writer: such a write goes under a name of its own.
     pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {
-        let mut version = self.tick(to.latest());
+        let mut version = self.tick(to.latest().max(self.latest_known(key)));
         if let Some(mark) = self.written.known.get_mut(key).filter(|mark| mark.birth == to.birth) {
             let own = mark.own.as_slice().iter();
             // The names under which everything that was written is in there.
@@ -88,6 +91,7 @@ impl Engine {
             let node = if mark.own.has(version.node) { free.next() } else { Some(version.node) };
             version.node = node.unwrap_or_else(|| mix(version.node ^ version.time).max(1));
             mark.own.add(version);
+            mark.latest = mark.latest.max(version.time);
         }
         version
     }
@@ -97,9 +101,9 @@ impl Engine {
         self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !birth.is_zero())
     }
 
-    /// The latest birth or death of this entry that this member remembers without having it.
+    /// The latest time of this entry that this member remembers without having it.
     pub(super) fn latest_known(&self, key: &[u8]) -> u64 {
-        self.written.known.get(key).map_or(0, |mark| mark.birth.max(mark.death).time)
+        self.written.known.get(key).map_or(0, |mark| mark.latest)
     }
 
     /// Nobody who is there has what this member wrote: it is gone with those who had it.
@@ -123,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_what_contains_the_write_or_ended_it_is_not_behind() {
-        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)) };
+        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20 };
         let born = Record::born(version(10, 1), 0);
         assert!(!mark.is_in(&born));
         let mut written = born.clone();

@@ -259,6 +259,27 @@ fn a_key_is_made_anew_by_a_member_whose_clock_is_behind_its_removal() {
 }
 
 #[test]
+fn no_two_writes_of_an_entry_from_the_far_future_have_one_version() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    // So far ahead that the clocks of others do not follow.
+    let time = group.time();
+    let ahead = Time { epoch_millis: time.epoch_millis + 600_000, ..time };
+    let create = Change::Create { lease: SECOND * 1800, attributes: vec![("n".into(), Some("1".into()))] };
+    assert!(group.with(0, |engine, _| engine.commit(ahead, &key, create, Want::None)).is_ok());
+    group.settle();
+    let base = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, write(&base, "n", "2"), Want::None).is_ok());
+    let written = version_of(&group, writer, &key);
+    group.run_for(SECOND * 3);
+    assert!(group.engine(writer).peek(&key).is_none(), "it has let go of it");
+    let again = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("3".into()))] };
+    assert!(group.commit(writer, &key, again, Want::None).is_ok());
+    assert!(version_of(&group, writer, &key) > written);
+}
+
+#[test]
 fn a_member_that_enters_the_context_again_is_taken_for_a_new_one() {
     let mut group = Group::ready(2, &backups(1));
     let key = owned_by(&group, 0);

@@ -19,11 +19,6 @@ fn of_two_that_replace_the_same_version_one_wins_wherever_they_are() {
     assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"2"[..]));
 }
 
-/// The version of the attribute `n`.
-fn version_of(group: &Group, node: usize, key: &[u8]) -> Version {
-    group.engine(node).peek(key).and_then(|record| record.attribute("n")).expect("it is there").version
-}
-
 /// Hands over the first message that is on its way from one member to another.
 fn hand_over_one(group: &mut Group, from: usize, to: usize) {
     let at = group.wire.iter().position(|packet| (packet.from, packet.to) == (from, to)).expect("a message is on its way");
