@@ -52,7 +52,7 @@ impl Engine {
         }
     }
 
-    fn is_guest_slot(&self, slot: SlotId) -> bool {
+    pub(super) fn is_guest_slot(&self, slot: SlotId) -> bool {
         self.placement.rank(slot, &self.local).is_none()
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::message::{Chunk, Done, Entry, Message, Phase};
 use super::repair::millis;
-use super::table::{Key, SLOTS, SlotId};
+use super::table::{Key, SLOTS, SlotId, slot_of};
 use super::{EPOCH, Engine, bit};
 use crate::id::UniqueId;
 use crate::member::Member;
@@ -290,8 +290,7 @@ impl Engine {
     pub(super) fn receive_chunk(&mut self, from: &Member, chunk: Chunk) {
         if self.transfer.requests.get(&chunk.request).is_none_or(|request| request.source != *from) {
             // Too late: somebody else was asked. What is in it is welcome all the same.
-            self.take_all(chunk.entries);
-            return self.handover_soon();
+            return self.take_all(chunk.entries);
         }
         let Some(request) = self.forget_request(chunk.request) else { return };
         self.take_all(chunk.entries);
@@ -311,6 +310,10 @@ impl Engine {
     }
 
     fn take_all(&mut self, entries: Vec<Entry>) {
+        if entries.iter().any(|entry| self.is_guest_slot(slot_of(&entry.key))) {
+            // Meanwhile this member has ceased to be a holder.
+            self.handover_soon();
+        }
         for entry in entries {
             // Refused for want of room it is counted, and the slots will differ.
             let _ = self.take(entry);

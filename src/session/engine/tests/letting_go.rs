@@ -335,3 +335,29 @@ fn draining_many_slots_takes_no_second_for_each_few() {
     group.run_for(SECOND / 2);
     assert!(group.nodes[3].drained);
 }
+
+#[test]
+fn what_is_pulled_too_late_is_handed_over_again() {
+    const CHUNK: u8 = 7;
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let (third, backup) = (stranger(&group, &key), holder(&group, 0, &key, 1));
+    // For a moment it does not see the owner, and so takes itself for a holder.
+    let owner = group.nodes[0].member.clone();
+    group.with(third, |engine, now| engine.member_removed(now, &owner));
+    let mut late = Vec::new();
+    while let Some(packet) = group.wire.pop_front() {
+        let is_chunk = (packet.from, packet.to) == (backup, third) && packet.body[5] == CHUNK;
+        if is_chunk { late.push(packet) } else { group.hand_over(packet) }
+    }
+    group.show(third, 0);
+    group.settle();
+    group.run_for(SECOND);
+    assert!(!late.is_empty(), "it has pulled");
+    late.into_iter().for_each(|packet| group.hand_over(packet));
+    assert!(group.engine(third).peek(&key).is_some());
+    group.run_for(SECOND * 3);
+    assert!(group.agrees(), "it keeps what others hold");
+}
