@@ -96,9 +96,9 @@ impl Engine {
         version
     }
 
-    /// The death of this incarnation, where this member knows of one though it has let go of the tombstone.
+    /// The death of this incarnation, or of one after it, where this member knows of one though it has let go of the tombstone.
     pub(super) fn known_death(&self, key: &[u8], birth: Version) -> Option<Version> {
-        self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !birth.is_zero())
+        self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !death.is_zero())
     }
 
     /// The latest time of this entry that this member remembers without having it.

@@ -1,5 +1,6 @@
 //! Members that let go of copies, while they do not agree on who is to hold them.
 
+use super::super::message::Entry;
 use super::*;
 
 /// A member of three that does not hold this key, which member 0 owns.
@@ -193,6 +194,29 @@ fn what_a_member_removed_does_not_come_back_to_it() {
     let put = message::Message::Put(vec![entry]);
     assert!(!group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &put))), "it is rejected");
     assert!(group.engine(writer).peek(&key).is_none());
+    group.run_for(SECOND * 3);
+    assert!(group.agrees() && holders_of(&group, &key) == 0);
+}
+
+#[test]
+fn what_a_member_removed_does_not_come_back_behind_an_older_tombstone() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let entry = group.engine(0).whole(&key).expect("it is here");
+    read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, Change::Remove, Want::None).is_ok());
+    group.settle();
+    assert!(group.engine(writer).table.get(&key).is_none(), "its tombstone is with the holders");
+    // Somebody who has missed a life of the key remembers the end of the one before.
+    let before = Version { time: entry.record.birth.time - 1, ..entry.record.birth };
+    let older = Entry { record: Arc::new(Record::tombstone(before)), keep: 1_000_000, ..entry.clone() };
+    for entry in [older, entry] {
+        group.with(writer, |engine, _| engine.take(entry));
+        assert!(!group.engine(writer).table.get(&key).expect("it knows of the last end").is_alive());
+    }
     group.run_for(SECOND * 3);
     assert!(group.agrees() && holders_of(&group, &key) == 0);
 }
