@@ -199,8 +199,8 @@ impl Engine {
         if fetch.rounds > 0
             && fetch.silent.is_empty()
             && now < fetch.deadline
-            && fetch.best.is_none()
             && self.is_behind(&fetch.key)
+            && fetch.best.as_ref().is_none_or(|best| self.lacks_written(&fetch.key, &best.record))
         {
             fetch.left = self.sources(slot_of(&fetch.key)).into_iter().rev().collect();
             fetch.rounds -= 1;
@@ -277,10 +277,18 @@ impl Engine {
                     });
                 }
                 self.handover_soon();
-                let best = if self.is_away(&key) || self.is_behind(&key) { None } else { self.whole(&key) };
+                // What is here may be let go of before all have answered.
+                let here = if self.is_away(&key) { None } else { self.whole(&key) };
                 let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
-                fetch.best = best.or_else(|| fetch.best.take());
+                match (&mut fetch.best, here) {
+                    (Some(best), Some(here)) => {
+                        Arc::make_mut(&mut best.record).merge(&here.record);
+                        best.idle = best.idle.min(here.idle);
+                    }
+                    (best @ None, here) => *best = here,
+                    (Some(_), None) => {}
+                }
                 let fetch = &*fetch;
                 let holds = |member: &Member| self.placement.rank(slot, member).is_some();
                 let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);

@@ -80,6 +80,11 @@ impl Engine {
         }
     }
 
+    /// The same of a state that is not here.
+    pub(super) fn lacks_written(&self, key: &[u8], record: &Record) -> bool {
+        self.written.known.get(key).is_some_and(|mark| !mark.is_in(record))
+    }
+
     /// The version of a write to this state. A state that lacks earlier writes of this member must not claim to contain them, as it
     /// would by containing a later one of the same writer: such a write goes under a name of its own.
     pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {

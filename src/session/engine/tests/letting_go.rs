@@ -177,6 +177,34 @@ fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
 }
 
 #[test]
+fn what_is_found_in_place_of_a_lost_write_is_not_lost_as_well() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let backup = holder(&group, 0, &key, 1);
+    let writer = (1..4).find(|node| *node != backup).expect("two hold it");
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, write(&old, "n", "2"), Want::None).is_ok());
+    group.settle();
+    // Nobody has that write any more.
+    for node in [0, backup] {
+        group.with(node, |engine, now| {
+            engine.at(now);
+            engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
+        });
+    }
+    let Get::Asking(_) = group.get(writer, &key) else { panic!("it is not here") };
+    while let Some(packet) = group.wire.pop_front() {
+        // Its copy is handed over while it goes on asking.
+        group.with(writer, |engine, _| engine.let_go(&key));
+        group.hand_over(packet);
+    }
+    let (_, found) = group.nodes[writer].fetched.pop().expect("all have answered");
+    assert_eq!(found.expect("they know").expect("it is there").value("n").map(|value| &value[..]), Some(&b"1"[..]));
+}
+
+#[test]
 fn what_a_member_removed_does_not_come_back_to_it() {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);
