@@ -34,7 +34,8 @@ struct Mark {
 impl Mark {
     /// Whether a state contains the write, or ended it.
     fn is_in(&self, record: &Record) -> bool {
-        record.end.death >= self.death
+        // An incarnation that is later than a death need not tell of it.
+        (record.end.death >= self.death || record.birth > self.death)
             && (record.birth > self.birth
                 || record.end.death >= self.birth
                 || record.birth == self.birth && (record.seen.includes(&self.own) || record.death() == Some(Death::Lapsed)))

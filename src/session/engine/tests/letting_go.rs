@@ -205,6 +205,28 @@ fn what_is_found_in_place_of_a_lost_write_is_not_lost_as_well() {
 }
 
 #[test]
+fn a_new_life_is_found_at_once_by_one_who_knows_of_the_death_before_it() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, Change::Remove, Want::None).is_ok());
+    group.settle();
+    // The tombstone is forgotten, and the key made anew by somebody who knows nothing of it.
+    for node in (0..3).filter(|node| *node != writer) {
+        group.with(node, |engine, _| engine.table.remove(&key));
+    }
+    group.run_for(SECOND);
+    group.create(0, &key, "n", "2");
+    group.settle();
+    let before = group.handed;
+    assert_eq!(read(&mut group, writer, &key).value("n").map(|value| &value[..]), Some(&b"2"[..]));
+    assert_eq!(group.handed - before, 2, "a question and its answer");
+}
+
+#[test]
 fn what_a_member_removed_does_not_come_back_to_it() {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);
