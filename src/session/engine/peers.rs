@@ -182,11 +182,13 @@ impl Engine {
             Copies::Everywhere => u32::MAX,
             Copies::Backups(backups) => u32::try_from(backups).unwrap_or(u32::MAX - 1),
         };
-        let hello =
+        let mut hello =
             Hello { phase: self.peers.phase(), epoch_millis: self.now.epoch_millis, answer, copies, life: self.config.life };
         let retry = self.millis() + HELLO_RETRY;
         if let Some(peer) = self.peers.known.get_mut(&member.id()) {
             peer.retry = Some(retry);
+            // This one may overtake one that asked, and stands for it.
+            hello.answer |= peer.phase.is_none();
         }
         self.peers.due = Some(self.peers.due.map_or(retry, |due| due.min(retry)));
         let token = self.track_hello();

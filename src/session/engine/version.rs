@@ -58,6 +58,8 @@ pub(crate) fn node_of(id: UniqueId) -> u64 {
 pub(crate) struct HybridClock {
     node: u64,
     last: u64,
+    /// The last time given for what a runaway clock had stamped.
+    runaway: u64,
     max_skew: u64,
     /// How far ahead of this member's wall clock the furthest version was that came in, in milliseconds.
     furthest: u64,
@@ -70,7 +72,7 @@ impl HybridClock {
     pub(crate) fn new(id: UniqueId, life: u64, max_skew: Duration) -> Self {
         let max_skew = u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX);
         let node = if life == 0 { node_of(id) } else { mix(node_of(id) ^ life).max(1) };
-        Self { node, last: 0, max_skew, furthest: 0, beyond: 0 }
+        Self { node, last: 0, runaway: 0, max_skew, furthest: 0, beyond: 0 }
     }
 
     pub(crate) fn node(&self) -> u64 {
@@ -78,12 +80,17 @@ impl HybridClock {
     }
 
     /// A version later than all that this member has given or seen within the bound, and later than `floor`: what is being overwritten.
+    /// No version is given twice.
     pub(crate) fn tick(&mut self, epoch_millis: u64, floor: u64) -> Version {
         let now = epoch_millis.min(u64::MAX >> COUNT_BITS) << COUNT_BITS;
         let time = now.max(self.last.saturating_add(1));
         // One entry that a runaway clock has stamped does not carry this clock away.
         self.last = time;
-        Version { time: time.max(floor.saturating_add(1)), node: self.node }
+        if floor < time {
+            return Version { time, node: self.node };
+        }
+        self.runaway = self.runaway.max(floor).saturating_add(1);
+        Version { time: self.runaway, node: self.node }
     }
 
     /// A version came in. One that is ahead by more than the bound is counted and leaves this clock where it is.
@@ -129,6 +136,18 @@ mod tests {
         assert_eq!((clock.beyond_bound(), clock.furthest_ahead()), (1, Duration::from_millis(9_999_000)));
         assert!(clock.tick(1000, future).time > future);
         assert_eq!(clock.tick(1000, 0).epoch_millis(), 1000, "other entries keep their own time");
+    }
+
+    #[test]
+    fn no_version_is_given_twice_even_for_what_came_from_the_future() {
+        let mut clock = clock();
+        let future = (10_000_000_u64) << COUNT_BITS;
+        let floors = [future, future, future + 5, 0, future + 1];
+        let mut given: Vec<_> = floors.map(|floor| clock.tick(1000, floor)).into();
+        assert!(given.iter().zip(floors).all(|(version, floor)| version.time > floor), "{given:?}");
+        given.sort_unstable();
+        given.dedup();
+        assert_eq!(given.len(), floors.len());
     }
 
     #[test]

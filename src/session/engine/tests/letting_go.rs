@@ -87,6 +87,18 @@ fn a_hello_that_was_taken_does_not_stand_for_a_later_one_that_was_lost() {
 }
 
 #[test]
+fn a_hello_that_asked_and_was_lost_is_not_forgotten_over_one_that_tells() {
+    let mut group = Group::ready(2, &backups(1));
+    let other = group.nodes[1].member.clone();
+    group.with(0, |engine, now| engine.member_removed(now, &other));
+    group.with(0, |engine, now| engine.member_added(now, &other));
+    group.wire.clear();
+    group.with(0, |engine, now| engine.drain(now));
+    group.run_for(SECOND);
+    assert_eq!(group.engine(0).peers.phase_of(&other), Some(Phase::Ready));
+}
+
+#[test]
 fn a_commit_is_not_confirmed_by_what_lacks_it() {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);
