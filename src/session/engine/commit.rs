@@ -205,13 +205,11 @@ impl Engine {
         self.check(&attributes)?;
         let known = self.table.get(key);
         let existed = known.is_some_and(Held::is_alive);
-        // A new incarnation is later than the death of the last, whatever the clock says.
-        let floor = known.map_or(0, |held| held.record.latest()).max(self.latest_known(key));
         if known.is_none() && self.is_full() {
             self.counters.refused += 1;
             return Err(Refusal::Full);
         }
-        let version = self.tick(floor);
+        let version = self.tick(self.latest(key));
         let mut record = Record::born(version, millis_of(lease));
         record.attributes = written(version, attributes);
         self.merge_here(key, &record);
@@ -268,7 +266,7 @@ impl Engine {
         }
         self.check(&attributes)?;
         let before = self.base(key, read)?;
-        let version = self.tick(before.latest());
+        let version = self.tick(self.latest(key).max(self.latest(&to)));
         // What was removed under the old key, earlier, is not what the new one was.
         let mut record = Record { birth: version, touched: version.time, end: Ends::default(), ..(*before).clone() };
         if let Some(lease) = lease {
@@ -277,7 +275,7 @@ impl Engine {
         record.seen.add(version);
         written(version, attributes).iter().for_each(|attribute| record.put(attribute.clone()));
         self.merge_here(&to, &record);
-        let (_, buried) = self.bury_as(key, None);
+        let buried = self.bury_as(key, version, None);
         self.event(key, What::Renamed(to.clone()), false);
         // Whoever cannot take the new entry must not lose the old one.
         Ok((version, self.whole(&to).into_iter().chain(buried).collect()))
@@ -309,18 +307,18 @@ impl Engine {
 
     fn bury(&mut self, key: &[u8]) -> (Version, Vec<Entry>) {
         let age = self.table.get(key).filter(|held| held.is_alive()).map(|held| self.age(&held.record));
-        let buried = self.bury_as(key, age);
+        let version = self.tick(self.latest(key));
+        let buried = self.bury_as(key, version, age);
         if let Some(age) = age {
             self.counters.removed += 1;
             self.life(age);
         }
-        buried
+        (version, buried.into_iter().collect())
     }
 
-    /// Leaves a tombstone, and tells of it if an age is given.
-    fn bury_as(&mut self, key: &[u8], age: Option<Duration>) -> (Version, Vec<Entry>) {
-        let (floor, lease) = self.table.get(key).map_or((0, 0), |held| (held.record.latest(), held.record.lease.millis));
-        let version = self.tick(floor.max(self.latest_known(key)));
+    /// Leaves a tombstone of this version, and tells of it if an age is given.
+    fn bury_as(&mut self, key: &[u8], version: Version, age: Option<Duration>) -> Option<Entry> {
+        let lease = self.table.get(key).map_or(0, |held| held.record.lease.millis);
         self.merge_here(key, &Record::tombstone(version));
         self.remember_dead(key, lease);
         let entry = self.whole(key);
@@ -331,7 +329,12 @@ impl Engine {
         if let Some(age) = age {
             self.event(key, What::Removed { age }, false);
         }
-        (version, entry.into_iter().collect())
+        entry
+    }
+
+    /// The latest time of an entry that this member knows of: what makes or ends an incarnation is later, whatever the clock says.
+    fn latest(&self, key: &[u8]) -> u64 {
+        self.table.get(key).map_or(0, |held| held.record.latest()).max(self.latest_known(key))
     }
 
     /// Merges into the entry that is here, or makes it; an access, and a change that nobody has confirmed.

@@ -91,6 +91,22 @@ fn a_rename_is_one_message_and_the_old_key_is_dead() {
 }
 
 #[test]
+fn a_rename_has_one_version_although_a_runaway_clock_has_stamped_the_entry() {
+    let mut group = Group::ready(1, &backups(0));
+    group.create(0, &key(1), "n", "1");
+    let mut stamped = (**group.engine(0).peek(&key(1)).expect("it is here")).clone();
+    stamped.touched += u64::MAX / 4;
+    group.with(0, |engine, _| engine.table.change(&key(1), |held| held.record = Arc::new(stamped)));
+    let to = (1000..).map(key).find(|other| slot_of(other) == slot_of(&key(1))).expect("some key falls into the same slot");
+    let read = Arc::clone(group.engine(0).peek(&key(1)).expect("it is here"));
+    let change = Change::Rename { read, to: to.as_slice().into(), lease: None, attributes: Vec::new() };
+    assert!(group.commit(0, &key(1), change, Want::None).is_ok());
+    let table = &group.engine(0).table;
+    let [old, new] = [&key(1), &to].map(|key| table.get(key).expect("remembered").record.clone());
+    assert_eq!(old.end.death, new.birth);
+}
+
+#[test]
 fn what_a_stranger_writes_is_handed_over() {
     let mut group = Group::ready(5, &backups(1));
     let key = owned_by(&group, 0);
