@@ -61,8 +61,10 @@ impl Ledger {
         self.restarted(node);
     }
 
-    /// Orderly, after it has handed over: what it held is held by others.
-    pub(super) fn left(&mut self, node: NodeId) {
+    /// Orderly, after it has handed over: what it held is held by others, by as many as before if so many were there on its side of a
+    /// partition.
+    pub(super) fn left(&mut self, node: NodeId, others: usize) {
+        self.receipts.iter_mut().for_each(|receipt| receipt.copies = receipt.copies.min(others.saturating_sub(1)));
         self.restarted(node);
     }
 

@@ -220,11 +220,11 @@ impl Run {
             _ => {}
         }
         for node in std::mem::take(&mut self.leaving) {
-            match self.sim.app::<Node>(node) {
-                Some(app) if app.drained && !self.paused.contains(&node) => {
+            match self.sim.app::<Node>(node).map(|app| app.drained) {
+                Some(Some(others)) if !self.paused.contains(&node) => {
                     coverage.drained += 1;
                     self.sim.stop(node);
-                    self.ledger.left(node);
+                    self.ledger.left(node, others);
                 }
                 Some(_) => self.leaving.push(node),
                 None => {}

@@ -19,7 +19,8 @@ pub(super) struct Node {
     pub(super) expected: BTreeSet<Ticket>,
     commits: BTreeMap<Ticket, Written>,
     answered: Vec<Output>,
-    pub(super) drained: bool,
+    /// Once it has handed over what it held: how many others were there to take it.
+    pub(super) drained: Option<usize>,
 }
 
 /// What a commit has written.
@@ -36,7 +37,7 @@ impl Node {
             expected: BTreeSet::new(),
             commits: BTreeMap::new(),
             answered: Vec::new(),
-            drained: false,
+            drained: None,
         }
     }
 
@@ -90,7 +91,7 @@ impl Node {
                     let options = if send.token.is_some() { SendOptions::SYNC_ACK } else { SendOptions::ASYNC };
                     cx.send(send.to, send.body, options, send.token);
                 }
-                Output::Drained => self.drained = true,
+                Output::Drained => self.drained = Some(self.engine.participants().len()),
                 Output::Committed(..) | Output::Fetched(..) | Output::Swapped(..) => self.answered.push(output),
                 Output::Event(_) | Output::Ready => {}
             }
