@@ -61,11 +61,14 @@ impl Ledger {
         self.restarted(node);
     }
 
-    /// Orderly, after it has handed over: what it held is held by others, by as many as before if so many were there on its side of a
-    /// partition.
-    pub(super) fn left(&mut self, node: NodeId, others: usize) {
-        self.receipts.iter_mut().for_each(|receipt| receipt.copies = receipt.copies.min(others.saturating_sub(1)));
+    /// Orderly, after it has handed over: what it held is held by others.
+    pub(super) fn left(&mut self, node: NodeId) {
         self.restarted(node);
+    }
+
+    /// Somebody hands over what it holds to so many: on its side of a partition they may be fewer than there were copies.
+    pub(super) fn handing_over(&mut self, takers: usize) {
+        self.receipts.iter_mut().for_each(|receipt| receipt.copies = receipt.copies.min(takers.saturating_sub(1)));
     }
 
     pub(super) fn restarted(&mut self, node: NodeId) {

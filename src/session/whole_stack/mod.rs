@@ -100,6 +100,7 @@ fn history(seed: u64, coverage: &mut Coverage) -> u64 {
     }
     run.sim.run_for(Duration::from_secs(15));
     run.collect(coverage);
+    run.count_takers();
     run.check();
     for node in run.alive() {
         let counters = run.sim.app::<Node>(node).map(|app| app.engine.counters()).unwrap_or_default();
@@ -165,7 +166,15 @@ impl Run {
         self.nodes[at]
     }
 
+    /// Enters into the books how many others those who hand over have found.
+    fn count_takers(&mut self) {
+        for app in self.leaving.iter().filter_map(|node| self.sim.app::<Node>(*node)) {
+            self.ledger.handing_over(app.takers);
+        }
+    }
+
     fn disturb(&mut self, coverage: &mut Coverage) {
+        self.count_takers();
         let node = self.any_node();
         match self.below(60) {
             0 if self.alive().len() > 1 && self.sim.is_running(node) => {
@@ -220,11 +229,11 @@ impl Run {
             _ => {}
         }
         for node in std::mem::take(&mut self.leaving) {
-            match self.sim.app::<Node>(node).map(|app| app.drained) {
-                Some(Some(others)) if !self.paused.contains(&node) => {
+            match self.sim.app::<Node>(node) {
+                Some(app) if app.drained && !self.paused.contains(&node) => {
                     coverage.drained += 1;
                     self.sim.stop(node);
-                    self.ledger.left(node, others);
+                    self.ledger.left(node);
                 }
                 Some(_) => self.leaving.push(node),
                 None => {}

@@ -9,7 +9,7 @@ use crate::completion::FaultCause;
 use crate::member::Member;
 use crate::message::Message;
 use crate::options::SendOptions;
-use crate::session::engine::{Change, Commit, Config, Engine, Outcome, Output, SwapFault, Ticket, Want, slot_of};
+use crate::session::engine::{Change, Commit, Config, Engine, Outcome, Output, Phase, SwapFault, Ticket, Want, slot_of};
 use crate::stack::Event;
 use crate::testing::simulator::{AppContext, Application, NodeId};
 
@@ -19,8 +19,9 @@ pub(super) struct Node {
     pub(super) expected: BTreeSet<Ticket>,
     commits: BTreeMap<Ticket, Written>,
     answered: Vec<Output>,
-    /// Once it has handed over what it held: how many others were there to take it.
-    pub(super) drained: Option<usize>,
+    pub(super) drained: bool,
+    /// While it is handing over what it holds: how many others there were to take it, when they were fewest.
+    pub(super) takers: usize,
 }
 
 /// What a commit has written.
@@ -37,7 +38,8 @@ impl Node {
             expected: BTreeSet::new(),
             commits: BTreeMap::new(),
             answered: Vec::new(),
-            drained: None,
+            drained: false,
+            takers: usize::MAX,
         }
     }
 
@@ -82,6 +84,7 @@ impl Node {
 
     /// Does what the engine wants done.
     pub(super) fn carry_out(&mut self, cx: &mut AppContext<'_>) {
+        self.count_takers();
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Save(_) | Output::Load(_) | Output::Forget(_) => {
@@ -91,10 +94,16 @@ impl Node {
                     let options = if send.token.is_some() { SendOptions::SYNC_ACK } else { SendOptions::ASYNC };
                     cx.send(send.to, send.body, options, send.token);
                 }
-                Output::Drained => self.drained = Some(self.engine.participants().len()),
+                Output::Drained => self.drained = true,
                 Output::Committed(..) | Output::Fetched(..) | Output::Swapped(..) => self.answered.push(output),
                 Output::Event(_) | Output::Ready => {}
             }
+        }
+    }
+
+    fn count_takers(&mut self) {
+        if self.engine.phase() == Phase::Leaving {
+            self.takers = self.takers.min(self.engine.participants().len());
         }
     }
 
