@@ -53,6 +53,8 @@ pub(crate) struct Hello {
     pub(crate) copies: u32,
     /// Which of my lives this is, of those under this id: see [`Config::life`](super::Config::life).
     pub(crate) life: u64,
+    /// How many members I know that take part, beside me and the one that this is said to.
+    pub(crate) others: u32,
 }
 
 /// Where a member stands in its life.

@@ -45,6 +45,8 @@ struct Peer {
     life: u64,
     /// Whether it refused our hello: it does not have this context.
     without: bool,
+    /// How many others it knows that take part, beside this member.
+    others: u32,
     /// When to say hello again, while it has not taken the last one.
     retry: Option<u64>,
     /// The last hello: that an earlier one was taken says nothing about what has changed since.
@@ -65,6 +67,14 @@ impl Peers {
     /// The others that have this context and are there.
     pub(super) fn present(&self) -> impl Iterator<Item = (&Member, Phase)> {
         self.known.values().filter(|peer| peer.in_view).filter_map(|peer| Some((&peer.member, peer.phase?)))
+    }
+
+    /// Whether a member that is complete knows of nobody who takes part and is not here yet.
+    pub(super) fn are_all_here(&self) -> bool {
+        let present = self.present().count();
+        let known = |peer: &Peer| usize::try_from(peer.others).unwrap_or(usize::MAX).saturating_add(1);
+        let complete = self.known.values().filter(|peer| peer.in_view && peer.phase.is_some_and(|phase| phase != Phase::Joining));
+        complete.map(known).max().is_some_and(|most| most <= present)
     }
 
     /// When the last of the others came.
@@ -182,8 +192,15 @@ impl Engine {
             Copies::Everywhere => u32::MAX,
             Copies::Backups(backups) => u32::try_from(backups).unwrap_or(u32::MAX - 1),
         };
-        let mut hello =
-            Hello { phase: self.peers.phase(), epoch_millis: self.now.epoch_millis, answer, copies, life: self.config.life };
+        let others = self.peers.present().filter(|(other, _)| *other != member).count();
+        let mut hello = Hello {
+            phase: self.peers.phase(),
+            epoch_millis: self.now.epoch_millis,
+            answer,
+            copies,
+            life: self.config.life,
+            others: u32::try_from(others).unwrap_or(u32::MAX),
+        };
         let retry = self.millis() + HELLO_RETRY;
         if let Some(peer) = self.peers.known.get_mut(&member.id()) {
             peer.retry = Some(retry);
@@ -236,7 +253,7 @@ impl Engine {
         // Hellos may overtake each other; a life only goes on.
         let phase = peer.phase.map_or(hello.phase, |before| before.max(hello.phase));
         let before = peer.phase.replace(phase);
-        peer.without = false;
+        (peer.without, peer.others) = (false, hello.others);
         let in_view = peer.in_view;
         if hello.answer {
             self.hello(from, false);
@@ -317,7 +334,7 @@ impl Engine {
 
 impl Peer {
     fn new(member: Member) -> Self {
-        Self { member, in_view: false, phase: None, life: 0, without: false, retry: None, hello: None, added: 0 }
+        Self { member, in_view: false, phase: None, life: 0, without: false, others: 0, retry: None, hello: None, added: 0 }
     }
 }
 

@@ -15,8 +15,8 @@ use crate::member::Member;
 
 /// A slot whose sources were all silent is begun again after so many milliseconds.
 const RETRY: u64 = 200;
-/// Who has found a member that is complete begins when no other has come for so many milliseconds: those that are there answer a
-/// newcomer together.
+/// Who has found a member that is complete, but not all that are said to take part, begins when no other has come for so many
+/// milliseconds.
 const QUIET: u64 = 50;
 
 #[derive(Debug, Default)]
@@ -173,7 +173,11 @@ impl Engine {
     fn begin_at(&self) -> u64 {
         let limit = EPOCH + millis(self.config.discovery);
         let complete = self.peers.present().any(|(_, phase)| phase != Phase::Joining);
-        if complete && self.all_heard() { limit.min(self.peers.newest() + QUIET) } else { limit }
+        if !complete || !self.all_heard() {
+            return limit;
+        }
+        let quiet = if self.peers.are_all_here() { 0 } else { QUIET };
+        limit.min(self.peers.newest() + quiet)
     }
 
     fn transfer_arm(&mut self) {

@@ -25,6 +25,7 @@ impl<'a> Reader<'a> {
                 epoch_millis: self.u64()?,
                 copies: self.u32()?,
                 life: self.u64()?,
+                others: self.u32()?,
             }),
             kind::PUT => Message::Put(self.list(4, Self::entry)?),
             kind::TOUCH => Message::Touch(self.list(10, Self::touch)?),

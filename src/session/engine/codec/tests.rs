@@ -95,8 +95,15 @@ pub(in super::super) fn any_message() -> impl Strategy<Value = Message> {
     let offered =
         (any_key(), any::<u64>(), any::<u64>()).prop_map(|(key, fingerprint, touched)| Offered { key, fingerprint, touched });
     prop_oneof![
-        (phase, any::<bool>(), any_number(), any::<u32>(), any::<u64>()).prop_map(
-            |(phase, answer, epoch_millis, copies, life)| Message::Hello(Hello { phase, epoch_millis, answer, copies, life })
+        (phase, any::<bool>(), any_number(), any::<u32>(), any::<u64>(), any::<u32>()).prop_map(
+            |(phase, answer, epoch_millis, copies, life, others)| Message::Hello(Hello {
+                phase,
+                epoch_millis,
+                answer,
+                copies,
+                life,
+                others
+            })
         ),
         vec(any_entry(), 0..4).prop_map(Message::Put),
         vec(any_touch(), 0..4).prop_map(Message::Touch),
@@ -251,7 +258,14 @@ fn first_of_each_kind() -> Vec<(&'static str, Message)> {
     vec![
         (
             "hello",
-            Message::Hello(Hello { phase: Phase::Ready, epoch_millis: 1_790_000_000_000, answer: true, copies: 1, life: 7 }),
+            Message::Hello(Hello {
+                phase: Phase::Ready,
+                epoch_millis: 1_790_000_000_000,
+                answer: true,
+                copies: 1,
+                life: 7,
+                others: 2,
+            }),
         ),
         ("put", Message::Put(vec![whole.clone(), change, dead])),
         ("touch", Message::Touch(vec![touch.clone()])),

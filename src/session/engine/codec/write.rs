@@ -54,6 +54,7 @@ pub(super) fn write(out: &mut BytesMut, message: &Message) {
             out.put_u64(hello.epoch_millis);
             out.put_u32(hello.copies);
             out.put_u64(hello.life);
+            out.put_u32(hello.others);
         }
         Message::Put(entries) => put_list(out, entries, put_entry),
         Message::Touch(touches) => put_list(out, touches, put_touch),

@@ -144,3 +144,35 @@ fn slots_are_complete_everywhere_after_a_while() {
     }
     assert!(group.nodes.iter().all(|node| node.engine.as_ref().expect("it runs").oldest_difference().is_none()));
 }
+
+#[test]
+fn who_sees_all_that_take_part_does_not_wait_for_more() {
+    let mut group = Group::ready(2, &everywhere());
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    group.discovery = SECOND;
+    let joiner = group.join(everywhere());
+    group.settle();
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready, "at once");
+    assert!(group.agrees());
+}
+
+#[test]
+fn who_is_told_of_more_than_it_sees_waits_a_moment_for_them() {
+    let mut group = Group::ready(2, &everywhere());
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    (group.discovery, group.shown_at_once) = (SECOND, false);
+    let joiner = group.join(everywhere());
+    group.show(joiner, 0);
+    group.settle();
+    assert_eq!(group.engine(joiner).phase(), Phase::Joining, "the other one may come");
+    group.show(joiner, 1);
+    group.settle();
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready, "it has come");
+
+    let hasty = group.join(everywhere());
+    group.show(hasty, 0);
+    group.run_for(SECOND / 10);
+    assert_eq!(group.engine(hasty).phase(), Phase::Ready, "the others are not waited for for long");
+}
