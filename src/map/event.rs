@@ -41,7 +41,8 @@ pub enum MapEvent {
         /// Whether another member found so.
         remote: bool,
     },
-    /// Two writes of one key that did not know of each other have met: the later one stays, the other is lost.
+    /// Two writes of one entry that did not know of each other have met: the later one stays, the other is lost. A put on a member that does
+    /// not hold the entry replaces it whatever it was, and conflicts with nothing; see [`ReplicatedMap::replace_if`](super::ReplicatedMap::replace_if).
     #[non_exhaustive]
     Conflict {
         /// The key.

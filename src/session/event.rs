@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::engine::{Attribute, Event, Version, What};
 use super::id::SessionId;
+use super::session::CREATED;
 
 /// Something that happened to a session. Events of one session come in the order in which they happened on this member.
 #[derive(Clone, Debug)]
@@ -57,7 +58,8 @@ pub enum SessionEvent {
         /// Whether another member did it: false.
         remote: bool,
     },
-    /// Two writes of one attribute that did not know of each other have met: the later one stays, the other is lost.
+    /// Two writes of one attribute that did not know of each other have met: the later one stays, the other is lost. The principal is
+    /// told as attribute `\0principal`, the authentication type as `\0auth`.
     #[non_exhaustive]
     Conflict {
         /// The session.
@@ -113,7 +115,7 @@ impl SessionEvent {
             What::Removed { .. } => Self::Invalidated { id, remote },
             What::Expired { .. } => Self::Expired { id, remote },
             What::Renamed(to) => Self::IdChanged { old: id, id: SessionId::from_bytes(<[u8; 16]>::try_from(&*to).ok()?), remote },
-            What::Lost(loss) if loss.name.starts_with(RESERVED) => return None,
+            What::Lost(loss) if *loss.name == *CREATED => return None,
             What::Lost(loss) => Self::Conflict { id, kept: loss.kept.into(), lost: loss.lost.into() },
         })
     }

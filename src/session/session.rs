@@ -24,7 +24,7 @@ use crate::id::random_bytes;
 const PRINCIPAL: &str = "\0principal";
 const AUTH_TYPE: &str = "\0auth";
 /// When it was created, in milliseconds since 1970: set when it gets another id.
-const CREATED: &str = "\0created";
+pub(super) const CREATED: &str = "\0created";
 
 /// One session, as it was read, and what this handle has changed since.
 ///

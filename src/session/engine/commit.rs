@@ -1,6 +1,7 @@
 //! Changes made here, and the confirmations they wait for.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::seen::Seen;
 use super::table::{Held, Key, slot_of};
 use super::version::Version;
 use super::{Copies, Engine, Output, SwapFault, Ticket, What};
+use crate::id::UniqueId;
 use crate::member::Member;
 use crate::stack::Time;
 
@@ -115,6 +117,8 @@ pub(super) enum Whom {
 #[derive(Debug, Default)]
 pub(super) struct Commits {
     waiting: BTreeMap<Ticket, Waiting>,
+    /// How many of them wait for each other member's sake.
+    remote: BTreeMap<UniqueId, usize>,
     due: Option<u64>,
 }
 
@@ -143,6 +147,31 @@ impl Waiting {
 impl Commits {
     pub(super) fn due(&self) -> Option<u64> {
         self.due
+    }
+
+    /// How many commits wait that a member has asked for.
+    pub(super) fn waiting_for(&self, member: &Member) -> usize {
+        self.remote.get(&member.id()).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, ticket: Ticket, waiting: Waiting) {
+        if let Whom::Remote { member, .. } = &waiting.whom {
+            *self.remote.entry(member.id()).or_default() += 1;
+        }
+        self.waiting.insert(ticket, waiting);
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&ticket)?;
+        if let Whom::Remote { member, .. } = &waiting.whom
+            && let btree_map::Entry::Occupied(mut count) = self.remote.entry(member.id())
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(waiting)
     }
 }
 
@@ -189,7 +218,7 @@ impl Engine {
             return Ok(Commit::Done(waiting.committed));
         }
         let due = hedge.min(waiting.deadline);
-        self.commits.waiting.insert(ticket, waiting);
+        self.commits.insert(ticket, waiting);
         self.commits.due = Some(self.commits.due.map_or(due, |at| at.min(due)));
         self.settle(ticket);
         Ok(Commit::Waiting(ticket))
@@ -202,13 +231,9 @@ impl Engine {
         lease: Duration,
         attributes: Vec<(Name, Option<Bytes>)>,
     ) -> Result<(Version, Vec<Entry>), Refusal> {
-        self.check(&attributes)?;
-        let known = self.table.get(key);
-        let existed = known.is_some_and(Held::is_alive);
-        if known.is_none() && self.is_full() {
-            self.counters.refused += 1;
-            return Err(Refusal::Full);
-        }
+        let known = self.table.get(key).map(|held| Arc::clone(&held.record));
+        let existed = known.as_ref().is_some_and(|record| record.is_alive());
+        self.admit(known.as_deref(), true, &attributes)?;
         let version = self.tick(self.latest(key));
         let mut record = Record::born(version, millis_of(lease));
         record.attributes = written(version, attributes);
@@ -228,11 +253,8 @@ impl Engine {
         lease: Option<Duration>,
         attributes: Vec<(Name, Option<Bytes>)>,
     ) -> Result<(Version, Vec<Entry>), Refusal> {
-        self.check(&attributes)?;
         let before = self.base(key, read)?;
-        if before.attributes.len() + attributes.len() > MAX_ATTRIBUTES {
-            return Err(Refusal::TooLarge);
-        }
+        self.admit(Some(&before), false, &attributes)?;
         let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
@@ -264,8 +286,8 @@ impl Engine {
         if self.table.get(&to).is_some() {
             return Err(Refusal::Exists);
         }
-        self.check(&attributes)?;
         let before = self.base(key, read)?;
+        self.admit(Some(&before), false, &attributes)?;
         let version = self.tick(self.latest(key).max(self.latest(&to)));
         // What was removed under the old key, earlier, is not what the new one was.
         let mut record = Record { birth: version, touched: version.time, end: Ends::default(), ..(*before).clone() };
@@ -357,16 +379,44 @@ impl Engine {
         }
     }
 
-    fn check(&self, attributes: &[(Name, Option<Bytes>)]) -> Result<(), Refusal> {
-        let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum();
-        let too_large = attributes.len() > MAX_ATTRIBUTES
-            || bytes > MAX_ENTRY
+    /// Whether an entry may become what a change makes of it. What does not make it larger, it always may.
+    fn admit(&mut self, before: Option<&Record>, anew: bool, attributes: &[(Name, Option<Bytes>)]) -> Result<(), Refusal> {
+        let size = |value: Option<&Bytes>| value.map_or(0, Bytes::len);
+        let old = before.filter(|_| !anew);
+        let (mut names, mut more, mut less) = (0, 0, 0);
+        for (name, value) in attributes {
+            match old.and_then(|record| record.attribute(name)) {
+                Some(attribute) => less += size(attribute.value.as_ref()),
+                None => (names, more) = (names + 1, more + name.len()),
+            }
+            more += size(value.as_ref());
+        }
+        let known = old.map_or(0, |record| record.attributes.len());
+        let bytes = |record: &Record| record.attributes.iter().map(|a| a.name.len() + size(a.value.as_ref())).sum::<usize>();
+        let too_large = names > 0 && known + names > MAX_ATTRIBUTES
+            || more > less && old.map_or(0, bytes) + more - less > MAX_ENTRY
             || attributes.iter().any(|(name, _)| name.len() > u16::MAX.into());
-        if too_large { Err(Refusal::TooLarge) } else { Ok(()) }
+        if too_large {
+            return Err(Refusal::TooLarge);
+        }
+        if anew {
+            less += before.map_or(0, bytes);
+        }
+        if before.is_none() && self.is_full() || self.has_no_room_for(more, less) {
+            self.counters.refused += 1;
+            return Err(Refusal::Full);
+        }
+        Ok(())
     }
 
+    /// Whether another entry is one too many.
     pub(super) fn is_full(&self) -> bool {
         self.table.len() >= self.config.max_entries || self.table.bytes() >= self.config.max_bytes
+    }
+
+    /// Whether an entry must not grow, for so many bytes that come and so many that go.
+    pub(super) fn has_no_room_for(&self, more: usize, less: usize) -> bool {
+        more > less && self.table.bytes() + (more - less) > self.config.max_bytes
     }
 
     pub(super) fn age(&self, record: &Record) -> Duration {
@@ -469,7 +519,7 @@ impl Engine {
         };
         #[cfg(test)]
         let met = met || self.config.flaws.forget_backup;
-        if met && let Some(waiting) = self.commits.waiting.remove(&ticket) {
+        if met && let Some(waiting) = self.commits.remove(ticket) {
             self.answer(ticket, waiting, needed, End::Met);
         }
     }
@@ -493,8 +543,7 @@ impl Engine {
             Whom::Remote { member, request } => {
                 let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
                 let (version, wanted) = (committed.version, count(committed.wanted));
-                // Whoever asked counts this member's copy as well.
-                let confirmed = count(committed.confirmed.len()) + 1;
+                let confirmed = committed.confirmed.iter().map(Member::id).collect();
                 let outcome = match end {
                     End::Met => SwapOutcome::Done { version, confirmed, wanted },
                     End::Late => SwapOutcome::Unconfirmed { version, confirmed, wanted },
@@ -516,7 +565,7 @@ impl Engine {
             .collect();
         died.sort_unstable();
         for ticket in died {
-            if let Some(waiting) = self.commits.waiting.remove(&ticket) {
+            if let Some(waiting) = self.commits.remove(ticket) {
                 let needed = self.needed(&waiting);
                 self.answer(ticket, waiting, needed, End::Removed);
             }
@@ -552,7 +601,7 @@ impl Engine {
         let late: Vec<_> =
             self.commits.waiting.iter().filter(|(_, waiting)| waiting.deadline <= now).map(|(ticket, _)| *ticket).collect();
         for ticket in late {
-            if let Some(waiting) = self.commits.waiting.remove(&ticket) {
+            if let Some(waiting) = self.commits.remove(ticket) {
                 let needed = self.needed(&waiting);
                 self.answer(ticket, waiting, needed, End::Late);
             }

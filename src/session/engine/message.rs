@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::record::Record;
 use super::table::{Key, SlotId};
 use super::version::Version;
+use crate::id::UniqueId;
 
 /// A message between two engines of one context.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,8 +136,8 @@ pub(crate) enum Want {
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum SwapOutcome {
-    /// Written, with this version; confirmed by the owner and so many others, of so many wanted.
-    Done { version: Version, confirmed: u32, wanted: u32 },
+    /// Written, with this version; confirmed by these beside the owner, of so many wanted.
+    Done { version: Version, confirmed: Vec<UniqueId>, wanted: u32 },
     /// The attribute has another version: this one.
     Conflict { current: Version },
     /// There is no such entry.
@@ -144,5 +145,5 @@ pub(crate) enum SwapOutcome {
     /// I am not the owner, or cannot tell.
     NotOwner,
     /// Written, but not confirmed in time.
-    Unconfirmed { version: Version, confirmed: u32, wanted: u32 },
+    Unconfirmed { version: Version, confirmed: Vec<UniqueId>, wanted: u32 },
 }

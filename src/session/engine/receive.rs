@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::codec;
 use super::delivery::Sent;
 use super::message::{Entry, Message, Touch};
-use super::record::{Death, Record};
+use super::record::{Attribute, Death, Record};
 use super::table::{Held, Key, slot_of};
 use super::{Engine, What};
 use crate::member::Member;
@@ -146,9 +148,18 @@ impl Engine {
             self.counters.bases_missing += 1;
             return Taken::BaseMissing;
         }
+        let (more, less) = growth(&held.record, &record);
+        if self.has_no_room_for(more, less) {
+            self.counters.refused += 1;
+            return Taken::Full;
+        }
         let was_alive = held.is_alive();
         let age = self.age(&held.record);
         let same_birth = held.record.birth == record.birth;
+        if record.birth > held.record.birth {
+            // The state that comes in does not tell what this member wrote to the one before it.
+            self.written.let_go(self.clock.node(), &key, &held.record);
+        }
         #[cfg(test)]
         if self.config.flaws.accept_old_versions {
             self.table.change(&key, |held| {
@@ -271,4 +282,11 @@ impl Engine {
         #[cfg(not(test))]
         false
     }
+}
+
+/// How many bytes of values a merge brings, and how many of those here they may replace.
+fn growth(mine: &Record, theirs: &Record) -> (usize, usize) {
+    let size = |attribute: &Attribute| attribute.value.as_ref().map_or(0, Bytes::len);
+    let news = theirs.attributes.iter().map(|attribute| (size(attribute), mine.attribute(&attribute.name).map_or(0, size)));
+    news.fold((0, 0), |(more, less), (new, old)| (more + new, less + old))
 }

@@ -1,6 +1,7 @@
 //! Writing on a condition: the owner of a slot decides, one after another.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
@@ -10,6 +11,7 @@ use super::record::Name;
 use super::table::{Key, slot_of};
 use super::version::Version;
 use super::{Engine, Output, Ticket};
+use crate::id::UniqueId;
 use crate::member::Member;
 use crate::stack::Time;
 
@@ -27,6 +29,9 @@ pub(crate) enum SwapFault {
     /// It is written, but not confirmed in time.
     Unconfirmed(Committed),
 }
+
+/// Decisions of one other member that may wait for their confirmations at a time.
+const MAX_WAITING: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
@@ -132,6 +137,11 @@ impl Engine {
         if self.placement.rank(slot_of(key), &self.local) != Some(0) {
             return self.swap_answer(from, request, SwapOutcome::NotOwner);
         }
+        if self.commits.waiting_for(from) >= MAX_WAITING {
+            // Whoever asks that much without waiting for answers gets one that says nothing was decided.
+            self.counters.refused += 1;
+            return self.swap_answer(from, request, SwapOutcome::NotOwner);
+        }
         let whom = Whom::Remote { member: from.clone(), request };
         let fault = match self.swap_here(whom, key, Condition { name, expected, value }, confirm) {
             Ok(()) => return,
@@ -146,15 +156,23 @@ impl Engine {
     }
 
     pub(super) fn receive_swapped(&mut self, from: &Member, request: u64, outcome: SwapOutcome) {
-        if self.swaps.asking.get(&request).is_none_or(|asking| asking.owner != *from) {
+        let Entry::Occupied(asking) = self.swaps.asking.entry(request) else { return };
+        if asking.get().owner != *from {
             return;
         }
-        self.swaps.asking.remove(&request);
-        // Of the members that hold it, this one knows only whom it asked.
-        let committed = |version, wanted: u32| Committed { version, wanted: wanted as usize, confirmed: vec![from.clone()] };
+        asking.remove();
+        let committed = |version, confirmed: Vec<UniqueId>, wanted: u32| {
+            // The owner counts those beside itself; the receipt those beside this member, which may be one of them.
+            let wanted = (wanted as usize).saturating_add(1) - usize::from(confirmed.contains(&self.local.id()));
+            let others = self.peers.present().map(|(member, _)| member);
+            let confirmed = others.filter(|member| *member == from || confirmed.contains(&member.id())).cloned().collect();
+            Committed { version, wanted, confirmed }
+        };
         let result = match outcome {
-            SwapOutcome::Done { version, wanted, .. } => Ok(committed(version, wanted)),
-            SwapOutcome::Unconfirmed { version, wanted, .. } => Err(SwapFault::Unconfirmed(committed(version, wanted))),
+            SwapOutcome::Done { version, confirmed, wanted } => Ok(committed(version, confirmed, wanted)),
+            SwapOutcome::Unconfirmed { version, confirmed, wanted } => {
+                Err(SwapFault::Unconfirmed(committed(version, confirmed, wanted)))
+            }
             SwapOutcome::Conflict { current } => Err(SwapFault::Conflict(current)),
             SwapOutcome::Absent => Err(SwapFault::Absent),
             SwapOutcome::NotOwner => Err(SwapFault::Silent),

@@ -11,7 +11,7 @@ mod swapping;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::{Change, Commit};
+use super::commit::{Change, Commit, MAX_ATTRIBUTES, MAX_ENTRY, Refusal};
 use super::config::{Config, Copies};
 use super::fetch::Get;
 use super::message::{Phase, Want};

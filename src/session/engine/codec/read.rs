@@ -10,6 +10,7 @@ use super::super::seen::{MAX_WRITERS, Seen};
 use super::super::table::{Key, SLOTS, SlotId};
 use super::super::version::Version;
 use super::{DecodeError, Decoded, MAX_ATTRIBUTES, MAX_ITEMS, MAX_KEY, Names, form, kind, part};
+use crate::id::UniqueId;
 
 pub(super) struct Reader<'a> {
     pub(super) rest: &'a [u8],
@@ -86,11 +87,11 @@ impl<'a> Reader<'a> {
 
     fn outcome(&mut self) -> Decoded<SwapOutcome> {
         Ok(match self.u8()? {
-            0 => SwapOutcome::Done { version: self.version()?, confirmed: self.u32()?, wanted: self.u32()? },
+            0 => SwapOutcome::Done { version: self.version()?, confirmed: self.list(16, Self::id)?, wanted: self.u32()? },
             1 => SwapOutcome::Conflict { current: self.version()? },
             2 => SwapOutcome::Absent,
             3 => SwapOutcome::NotOwner,
-            4 => SwapOutcome::Unconfirmed { version: self.version()?, confirmed: self.u32()?, wanted: self.u32()? },
+            4 => SwapOutcome::Unconfirmed { version: self.version()?, confirmed: self.list(16, Self::id)?, wanted: self.u32()? },
             _ => return Err(DecodeError::Malformed),
         })
     }
@@ -157,6 +158,10 @@ impl<'a> Reader<'a> {
 
     fn version(&mut self) -> Decoded<Version> {
         Ok(Version { time: self.u64()?, node: self.u64()? })
+    }
+
+    fn id(&mut self) -> Decoded<UniqueId> {
+        self.array().map(UniqueId::from_bytes)
     }
 
     fn slot(&mut self) -> Decoded<SlotId> {

@@ -14,6 +14,7 @@ use super::super::table::{Key, SLOTS, SlotId};
 use super::super::version::Version;
 use super::write::put_varint;
 use super::*;
+use crate::id::UniqueId;
 
 const CONTEXT: u64 = 0x0123_4567_89ab_cdef;
 
@@ -64,13 +65,17 @@ fn any_touch() -> impl Strategy<Value = Touch> {
     (any_key(), any_number(), any_number()).prop_map(|(key, touched, idle)| Touch { key, touched, idle })
 }
 
+fn any_ids() -> impl Strategy<Value = Vec<UniqueId>> {
+    vec(any::<[u8; 16]>().prop_map(UniqueId::from_bytes), 0..4)
+}
+
 fn any_slot() -> impl Strategy<Value = SlotId> {
     0..SLOTS
 }
 
 fn any_outcome() -> impl Strategy<Value = SwapOutcome> {
     prop_oneof![
-        (any_version(), any::<u32>(), any::<u32>()).prop_map(|(version, confirmed, wanted)| SwapOutcome::Done {
+        (any_version(), any_ids(), any::<u32>()).prop_map(|(version, confirmed, wanted)| SwapOutcome::Done {
             version,
             confirmed,
             wanted
@@ -78,7 +83,7 @@ fn any_outcome() -> impl Strategy<Value = SwapOutcome> {
         any_version().prop_map(|current| SwapOutcome::Conflict { current }),
         Just(SwapOutcome::Absent),
         Just(SwapOutcome::NotOwner),
-        (any_version(), any::<u32>(), any::<u32>()).prop_map(|(version, confirmed, wanted)| SwapOutcome::Unconfirmed {
+        (any_version(), any_ids(), any::<u32>()).prop_map(|(version, confirmed, wanted)| SwapOutcome::Unconfirmed {
             version,
             confirmed,
             wanted

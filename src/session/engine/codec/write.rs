@@ -7,6 +7,7 @@ use super::super::record::{Attribute, Lease};
 use super::super::seen::Seen;
 use super::super::version::Version;
 use super::{form, kind, part};
+use crate::id::UniqueId;
 
 pub(super) fn kind_of(message: &Message) -> u8 {
     match message {
@@ -145,21 +146,21 @@ pub(super) fn write(out: &mut BytesMut, message: &Message) {
 }
 
 fn put_outcome(out: &mut BytesMut, outcome: &SwapOutcome) {
-    let mut written = |tag, version: Version, confirmed: u32, wanted: u32| {
+    let mut written = |tag, version: Version, confirmed: &[UniqueId], wanted: u32| {
         out.put_u8(tag);
         put_version(out, version);
-        out.put_u32(confirmed);
+        put_list(out, confirmed, |out, id| out.put_slice(id.as_bytes()));
         out.put_u32(wanted);
     };
-    match *outcome {
-        SwapOutcome::Done { version, confirmed, wanted } => written(0, version, confirmed, wanted),
+    match outcome {
+        SwapOutcome::Done { version, confirmed, wanted } => written(0, *version, confirmed, *wanted),
         SwapOutcome::Conflict { current } => {
             out.put_u8(1);
-            put_version(out, current);
+            put_version(out, *current);
         }
         SwapOutcome::Absent => out.put_u8(2),
         SwapOutcome::NotOwner => out.put_u8(3),
-        SwapOutcome::Unconfirmed { version, confirmed, wanted } => written(4, version, confirmed, wanted),
+        SwapOutcome::Unconfirmed { version, confirmed, wanted } => written(4, *version, confirmed, *wanted),
     }
 }
 

@@ -182,3 +182,55 @@ fn hostile_bytes_change_nothing() {
     assert_eq!((counters.malformed, counters.unknown), (2, 2));
     assert!(Record::default().attributes.is_empty());
 }
+
+#[test]
+fn an_entry_with_as_many_attributes_as_may_be_can_still_be_changed() {
+    let mut group = Group::ready(1, &backups(0));
+    let attributes = (0..MAX_ATTRIBUTES).map(|number| (number.to_string().into(), Some("1".into()))).collect();
+    assert!(group.commit(0, &key(1), Change::Create { lease: SECOND, attributes }, Want::None).is_ok());
+    group.set(0, &key(1), "17", "2");
+    assert_eq!(group.value(0, &key(1), "17").as_deref(), Some(&b"2"[..]));
+    let read = group.engine(0).peek(&key(1)).expect("it is there").clone();
+    let change = Change::Update { read, lease: None, attributes: vec![("one more".into(), Some("1".into()))] };
+    assert!(matches!(group.commit(0, &key(1), change, Want::None), Err(Refusal::TooLarge)));
+}
+
+#[test]
+fn an_entry_does_not_grow_beyond_its_limit_change_by_change() {
+    let mut group = Group::ready(1, &backups(0));
+    group.create(0, &key(1), "a", "1");
+    let half = Bytes::from(vec![0; MAX_ENTRY / 2]);
+    let mut set = |name: &'static str, value: Bytes| {
+        let read = group.engine(0).peek(&key(1)).expect("it is there").clone();
+        let change = Change::Update { read, lease: None, attributes: vec![(name.into(), Some(value))] };
+        group.commit(0, &key(1), change, Want::None).map(drop)
+    };
+    assert_eq!(set("b", half.clone()), Ok(()));
+    assert_eq!(set("c", half.clone()), Err(Refusal::TooLarge));
+    assert_eq!(set("b", half), Ok(()), "in place of what was there");
+    assert_eq!(set("a", "22".into()), Ok(()));
+}
+
+#[test]
+fn entries_do_not_grow_beyond_the_bytes_that_a_member_may_hold() {
+    let small = Config { max_bytes: 20_000, ..everywhere() };
+    let mut group = Group::new();
+    [everywhere(), small].into_iter().for_each(|config| _ = group.join(config));
+    group.run_for(SECOND);
+    let kilobyte: &'static str = String::from_utf8(vec![b'x'; 1000]).expect("it is text").leak();
+    group.create(0, &key(1), "0", kilobyte);
+    for number in 1..40_u32 {
+        group.set(0, &key(1), number.to_string().leak(), kilobyte);
+        group.settle();
+    }
+    let full = group.engine(1);
+    assert!(full.table.bytes() <= 20_000, "{}", full.table.bytes());
+    assert!(full.counters().refused > 0);
+    let read = full.peek(&key(1)).expect("it is there").clone();
+    let grow =
+        Change::Update { read: read.clone(), lease: None, attributes: vec![("more".into(), Some(kilobyte.repeat(9).into()))] };
+    assert!(matches!(group.commit(1, &key(1), grow, Want::None), Err(Refusal::Full)));
+    let shrink = Change::Update { read, lease: None, attributes: vec![("0".into(), None)] };
+    assert!(group.commit(1, &key(1), shrink, Want::None).is_ok(), "it may become smaller");
+    assert!(group.commit(1, &key(1), Change::Remove, Want::None).is_ok(), "and go");
+}

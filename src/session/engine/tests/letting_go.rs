@@ -143,6 +143,31 @@ fn a_write_to_an_old_state_does_not_claim_the_later_ones_of_its_member() {
 }
 
 #[test]
+fn a_write_to_an_incarnation_that_was_replaced_is_remembered() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, writer, &key);
+    let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "a", "1"), Want::None) else { panic!("nobody waits") };
+    // Nobody hears of it, and the guest copy becomes one of a later incarnation.
+    group.wire.clear();
+    let anew = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
+    assert!(group.commit(0, &key, anew, Want::None).is_ok());
+    let later = group.engine(0).whole(&key).expect("it is here");
+    let from = group.nodes[0].member.clone();
+    let put = codec::encode(0, &message::Message::Put(vec![later]));
+    assert!(group.with(writer, |engine, now| engine.receive(now, &from, &put)));
+    group.run_for(SECOND * 2);
+    assert!(group.engine(writer).peek(&key).is_none(), "it is let go of");
+    // Another request of that member has read the old one.
+    assert!(group.commit(writer, &key, write(&old, "b", "2"), Want::None).is_ok());
+    let here = group.engine(writer).peek(&key).expect("a guest").clone();
+    assert!(!here.seen.covers(first.version), "{here:?}");
+}
+
+#[test]
 fn a_member_does_not_read_less_than_it_wrote() {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);

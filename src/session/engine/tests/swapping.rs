@@ -141,3 +141,48 @@ fn a_swap_by_the_owner_itself_waits_for_its_copies() {
     let (answered, result) = group.nodes[0].swapped.pop().expect("it is answered");
     assert_eq!((answered, result.expect("it is written").confirmed.len()), (ticket, 1));
 }
+
+#[test]
+fn a_receipt_for_a_write_by_another_member_names_all_that_hold_it() {
+    let mut group = Group::ready(5, &backups(2));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let [backup, another] = [1, 2].map(|rank| holder(&group, 0, &key, rank));
+    let stranger = (1..5).find(|node| ![backup, another].contains(node)).expect("two hold nothing of it");
+    for (asking, wanted, others) in [(stranger, 3, vec![0, backup, another]), (backup, 2, vec![0, another])] {
+        let version = version_of(&group, 0, &key);
+        group.with(asking, |engine, now| engine.swap(now, &key, "n".into(), version, Some("2".into()), Want::All));
+        group.settle();
+        let committed = group.nodes[asking].swapped.pop().expect("it is answered").1.expect("nobody else writes");
+        let mut confirmed: Vec<_> = committed.confirmed.iter().map(Member::id).collect();
+        let mut expected: Vec<_> = others.into_iter().map(|node: usize| group.nodes[node].member.id()).collect();
+        (confirmed.sort_unstable(), expected.sort_unstable());
+        assert_eq!((committed.wanted, confirmed), (wanted, expected));
+    }
+    let version = version_of(&group, 0, &key);
+    group.with(stranger, |engine, now| engine.swap(now, &key, "n".into(), version, Some("3".into()), Want::None));
+    group.settle();
+    let committed = group.nodes[stranger].swapped.pop().expect("it is answered").1.expect("nobody else writes");
+    assert_eq!((committed.wanted, committed.confirmed.len()), (3, 1), "only the owner, as nobody was waited for");
+}
+
+#[test]
+fn a_member_has_only_so_many_decisions_waiting_with_another() {
+    let mut group = Group::ready(3, &Config { swap_creates: true, ..backups(1) });
+    let owner = group.engine(0);
+    let owned: Vec<_> =
+        (0..).map(key).filter(|key| owner.placement.rank(slot_of(key), owner.local()) == Some(0)).take(4097).collect();
+    for key in &owned {
+        group.with(1, |engine, now| engine.swap(now, key, "n".into(), Version::ZERO, Some("1".into()), Want::Copies(1)));
+    }
+    owned.iter().for_each(|_| hand_over_one(&mut group, 1, 0));
+    let answers = group.wire.iter().filter(|packet| (packet.from, packet.to, packet.token) == (0, 1, None)).count();
+    assert_eq!((answers, group.engine(0).counters().refused), (1, 1), "no copy is confirmed yet, and one is not even decided");
+    group.settle();
+    let decided = group.nodes[1].swapped.iter().filter(|(_, result)| result.is_ok()).count();
+    assert_eq!((decided, group.nodes[1].swapped.len()), (4096, 4097));
+    group.with(1, |engine, now| engine.swap(now, &owned[4096], "n".into(), Version::ZERO, Some("1".into()), Want::Copies(1)));
+    group.settle();
+    assert!(matches!(group.nodes[1].swapped.last(), Some((_, Ok(_)))), "there is room again");
+}
