@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::commit::{Change, Commit, MAX_ATTRIBUTES, MAX_ENTRY, Refusal};
 use super::config::{Config, Copies};
 use super::fetch::Get;
+use super::flaws::Flaws;
 use super::message::{Phase, Want};
 use super::record::Record;
 use super::table::{SLOTS, slot_of};
