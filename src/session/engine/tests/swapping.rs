@@ -157,7 +157,8 @@ fn a_receipt_for_a_write_by_another_member_names_all_that_hold_it() {
         let committed = group.nodes[asking].swapped.pop().expect("it is answered").1.expect("nobody else writes");
         let mut confirmed: Vec<_> = committed.confirmed.iter().map(Member::id).collect();
         let mut expected: Vec<_> = others.into_iter().map(|node: usize| group.nodes[node].member.id()).collect();
-        (confirmed.sort_unstable(), expected.sort_unstable());
+        confirmed.sort_unstable();
+        expected.sort_unstable();
         assert_eq!((committed.wanted, confirmed), (wanted, expected));
     }
     let version = version_of(&group, 0, &key);
