@@ -236,6 +236,10 @@ impl Engine {
             return;
         }
         self.counted_on(key);
+        if self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue(held)) {
+            // Who asks reads it for somebody, and lets go of its copy at once: here is where the access is remembered.
+            self.accessed(key);
+        }
         let answer = match self.whole(key) {
             Some(entry) => Found::Entry(Box::new(entry)),
             None if self.slots[usize::from(slot)].complete => Found::Absent,
@@ -256,7 +260,12 @@ impl Engine {
             Found::Entry(entry) if entry.key == key => {
                 let fingerprint = entry.record.fingerprint();
                 let fresh = self.table.get(&key).is_none();
-                self.take(*entry);
+                if fresh {
+                    // A copy to look at: nothing has happened to the entry.
+                    self.take_unnoticed(*entry);
+                } else {
+                    self.take(*entry);
+                }
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.

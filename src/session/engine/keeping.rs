@@ -121,9 +121,7 @@ impl Engine {
         }
         let (key, counters) = (entry.key.clone(), self.counters);
         // Nothing has happened to it that anybody could want to know.
-        let events = std::mem::replace(&mut self.config.events, false);
-        let taken = self.take(entry);
-        self.config.events = events;
+        let taken = self.take_unnoticed(entry);
         self.counters = counters;
         let here = self.table.note(&key, |held| held.stored = true).is_some();
         match taken {

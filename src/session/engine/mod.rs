@@ -96,6 +96,8 @@ pub(crate) enum Output {
     Forget(Key),
     /// Something happened that listeners may want to know.
     Event(Event),
+    /// This member takes part with another number of copies than ours: the two place entries differently.
+    CopiesDiffer(Member),
     /// This member is complete.
     Ready,
     /// Nothing is left that only this member holds.

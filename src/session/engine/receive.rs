@@ -153,7 +153,7 @@ impl Engine {
             self.counters.refused += 1;
             return Taken::Full;
         }
-        let was_alive = held.is_alive();
+        let (was_alive, lease) = (held.is_alive(), held.record.lease.millis);
         let age = self.age(&held.record);
         let same_birth = held.record.birth == record.birth;
         if record.birth > held.record.birth {
@@ -190,6 +190,10 @@ impl Engine {
             merged
         });
         let Some(merged) = merged else { return Taken::Full };
+        if was_alive && self.table.get(&key).is_some_and(|held| !held.is_alive()) {
+            // Whoever ended it may not have known for how long it could have lived.
+            self.remember_dead(&key, lease);
+        }
         self.conflicts(&key, merged.losses);
         let count = if merged.changed { &mut self.counters.replicated } else { &mut self.counters.duplicates };
         *count += 1;
@@ -197,6 +201,14 @@ impl Engine {
             self.tell_taken(&key, &record, was_alive, age);
         }
         Taken::Here { changed: merged.changed }
+    }
+
+    /// As [`take`](Self::take), of what is no news to anybody: there are no events, and it does not count as replicated.
+    pub(super) fn take_unnoticed(&mut self, entry: Entry) -> Taken {
+        let (events, replicated) = (std::mem::replace(&mut self.config.events, false), self.counters.replicated);
+        let taken = self.take(entry);
+        (self.config.events, self.counters.replicated) = (events, replicated);
+        taken
     }
 
     fn take_new(&mut self, key: &[u8], record: Arc<Record>, accessed: u64, keep: u64) -> Taken {

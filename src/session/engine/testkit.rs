@@ -43,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) fetched: Vec<(Ticket, Fetched)>,
     pub(crate) swapped: Vec<(Ticket, Result<Committed, super::SwapFault>)>,
     pub(crate) events: Vec<Event>,
+    /// Members that keep another number of copies.
+    pub(crate) differing: Vec<Member>,
     pub(crate) drained: bool,
     pub(crate) store: HashMap<Vec<u8>, Bytes>,
     /// Nothing gets to it, and its senders are told that it failed.
@@ -107,6 +109,7 @@ impl Group {
             fetched: Vec::new(),
             swapped: Vec::new(),
             events: Vec::new(),
+            differing: Vec::new(),
             drained: false,
             store: HashMap::new(),
             deaf: false,
@@ -272,6 +275,7 @@ impl Group {
                     Output::Event(event) => node.events.push(event),
                     Output::Drained => node.drained = true,
                     Output::Ready => {}
+                    Output::CopiesDiffer(member) => node.differing.push(member),
                     Output::Save(savings) => {
                         let done = savings.iter().map(|saving| {
                             node.store.insert(saving.stored.key().to_vec(), saving.stored.encode());

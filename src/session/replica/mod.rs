@@ -119,6 +119,8 @@ enum Told {
     Nothing(#[expect(dead_code, reason = "dropping it tells")] Waiter),
     /// This member serves without so many of its slots: to be logged, which may be the application's code.
     Incomplete(usize),
+    /// This member is set up with another number of copies: to be logged.
+    CopiesDiffer(Member),
 }
 
 /// What is to be done when the lock is free again.
@@ -438,6 +440,7 @@ impl Shared {
                     let missing = state.engine.slots_missing();
                     out.told.extend((missing > 0).then_some(Told::Incomplete(missing)));
                 }
+                Output::CopiesDiffer(member) => out.told.push(Told::CopiesDiffer(member)),
                 Output::Drained => self.milestones.pass(|passed| passed.drained = true),
             }
         }
@@ -459,6 +462,10 @@ impl Shared {
             Told::Fetch(promise, result) => promise.settle(result),
             Told::Swap(promise, result) => promise.settle(result),
             Told::Nothing(_) => {}
+            Told::CopiesDiffer(member) => log::warn!(
+                "{}: {member} keeps another number of copies; until all members are set up alike, entries may be on fewer than are wanted",
+                self.label
+            ),
             Told::Incomplete(missing) => log::warn!(
                 "{}: serves although {missing} of its 1024 slots have not been transferred within the time for it; they come later",
                 self.label

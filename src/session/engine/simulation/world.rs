@@ -309,6 +309,7 @@ impl World {
                 self.trace.tell(|| format!("{:?} {pid:?} event {event:?}", self.now));
                 self.oracle.event(pid, self.now, &event, &self.nodes)
             }
+            Output::CopiesDiffer(member) => Err(format!("{pid:?} takes {member} for one with other settings")),
             Output::Ready => {
                 self.trace.tell(|| format!("{:?} {pid:?} is ready", self.now));
                 Ok(())

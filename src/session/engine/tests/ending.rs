@@ -3,6 +3,22 @@
 use super::*;
 
 #[test]
+fn who_removes_what_it_does_not_hold_does_not_shorten_the_memory_of_it() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let day = SECOND * 86_400;
+    let change = Change::Create { lease: day, attributes: Vec::new() };
+    assert!(group.commit(0, &key, change, Want::None).is_ok());
+    group.settle();
+    let stranger = (1..4).find(|node| group.engine(*node).peek(&key).is_none()).expect("two do not hold it");
+    assert!(group.commit(stranger, &key, Change::Remove, Want::None).is_ok());
+    group.settle();
+    let held = group.engine(0).table.get(&key).expect("it is remembered");
+    assert!(!held.is_alive());
+    assert!(held.keep_until() >= group.engine(0).millis() + 2 * 86_400_000, "as long as it could have lived");
+}
+
+#[test]
 fn a_tombstone_may_be_kept_for_any_time() {
     let mut group = Group::ready(2, &backups(1));
     let sender = group.nodes[1].member.clone();

@@ -87,6 +87,63 @@ fn a_silent_source_is_left_for_another() {
     assert_eq!(group.engine(joiner).table.alive(), 100);
 }
 
+/// Lets time pass while one member's messages to another share a link of so many bytes a second.
+fn run_on_slow_link(group: &mut Group, from: usize, to: usize, rate: u64, time: Duration) {
+    let (end, mut free) = (group.now + time, group.now);
+    let mut link = VecDeque::new();
+    loop {
+        while let Some(packet) = group.wire.pop_front() {
+            if (packet.from, packet.to) == (from, to) {
+                free = free.max(group.now) + Duration::from_micros(packet.body.len() as u64 * 1_000_000 / rate);
+                link.push_back((free, packet));
+            } else {
+                group.hand_over(packet);
+            }
+        }
+        let arrives = link.front().map_or(end, |(at, _)| *at);
+        let step = (group.now + SECOND / 100).min(arrives).min(end).max(group.now);
+        // Timers on the way.
+        let (passed, held) = (step - group.now, std::mem::take(&mut link));
+        group.run_for(passed);
+        link = held;
+        if link.front().is_some_and(|(at, _)| *at <= group.now) {
+            let (_, packet) = link.pop_front().expect("it was looked at");
+            group.hand_over(packet);
+        }
+        if group.now >= end {
+            link.into_iter().for_each(|(_, packet)| group.wire.push_back(packet));
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_slow_link_delays_a_joiner_by_what_it_has_to_carry() {
+    let config = Config { transfer_timeout: SECOND * 600, ..everywhere() };
+    let mut group = Group::ready(1, &config);
+    for number in 0..400 {
+        let attributes = vec![("n".into(), Some(Bytes::from(vec![b'x'; 10_000])))];
+        let change = Change::Create { lease: SECOND * 1800, attributes };
+        assert!(group.commit(0, &key(number), change, Want::None).is_ok());
+    }
+    let joiner = group.join(config);
+    group.begin(joiner);
+    // 4 MB, of which one second carries 100 kB: what is asked for at once takes five times as long as a source has time to answer.
+    run_on_slow_link(&mut group, 0, joiner, 100_000, SECOND * 100);
+    assert_eq!(group.engine(joiner).table.alive(), 400);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready, "in less than two and a half times what the bytes take");
+}
+
+#[test]
+fn members_with_different_numbers_of_copies_are_told() {
+    let mut group = Group::ready(2, &backups(1));
+    assert!(group.nodes.iter().all(|node| node.differing.is_empty()));
+    let other = group.join(backups(2));
+    group.run_for(SECOND);
+    assert_eq!(group.nodes[other].differing.len(), 2);
+    assert_eq!(group.nodes[0].differing, [group.nodes[other].member.clone()], "once");
+}
+
 #[test]
 fn ten_that_start_together_are_all_complete() {
     let mut group = Group::new();
