@@ -102,4 +102,7 @@ mod pages {
 
     #[doc = include_str!("../docs/SESSIONS.md")]
     struct Sessions;
+
+    #[doc = include_str!("../docs/WEB.md")]
+    struct Web;
 }
