@@ -1,6 +1,6 @@
-//! A map that is replicated among the members of a group: for data that is no session.
+//! A replicated map, for data other than sessions.
 //!
-//! It stands on the engine of [`session`](crate::session), and what is said there of receipts, conflicts and partitions is true here.
+//! It uses the engine of [`session`](crate::session). What is said there about receipts, conflicts and partitions holds here too.
 
 mod builder;
 mod event;
