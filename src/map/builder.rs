@@ -101,7 +101,8 @@ impl MapBuilder {
     ///
     /// # Errors
     ///
-    /// When the channel has a map of this name, or there is no thread for it.
+    /// When the channel has a map of this name, or there is no thread for it; and when writes are to wait for [at least](Confirm::AtLeast)
+    /// more members than have a copy.
     pub fn start(self, channel: &GroupChannel) -> Result<ReplicatedMap, StartError> {
         let confirm = self.confirm.unwrap_or(match self.config.copies {
             Copies::Backups(backups) => Confirm::Copies(backups),

@@ -19,7 +19,7 @@ pub use event::MapEvent;
 
 use self::event::{Listener, Sink};
 use crate::channel::{GroupChannel, Subscription};
-use crate::session::engine::{Change, Config, FetchFault, Key, Name, Record, Refusal, Version};
+use crate::session::engine::{Change, Config, Copies, FetchFault, Key, Name, Record, Refusal, Version};
 use crate::session::replica::{EventSink, Found, Pending, Read, Replica};
 use crate::session::{
     CommitError, CommitReceipt, Committing, Confirm, GetError, ReplaceError, StartError, context_hash, receipt,
@@ -70,6 +70,7 @@ struct Inner {
     name: String,
     replica: Replica,
     confirm: Confirm,
+    copies: Copies,
     ttl: Duration,
     sink: Arc<Sink>,
     /// The name of the one attribute that an entry has: none.
@@ -91,11 +92,12 @@ impl ReplicatedMap {
     ) -> Result<Self, StartError> {
         config.context = context_hash(KIND, &name);
         config.swap_creates = true;
-        let ttl = config.lease;
+        let (ttl, copies) = (config.lease, config.copies);
+        confirm.check(copies).map_err(|fault| StartError::too_few_copies(&name, fault))?;
         let told: Arc<dyn EventSink> = Arc::clone(&sink) as _;
         let replica = Replica::start(channel, format!("{KIND} {name}"), config, told, None)
             .map_err(|fault| StartError::new(KIND, &name, fault))?;
-        Ok(Self(Arc::new(Inner { name, replica, confirm, ttl, sink, value: Name::from("") })))
+        Ok(Self(Arc::new(Inner { name, replica, confirm, copies, ttl, sink, value: Name::from("") })))
     }
 
     /// The name that it was started under.
@@ -127,6 +129,7 @@ impl ReplicatedMap {
         value: impl Into<Bytes>,
         confirm: Confirm,
     ) -> Result<CommitReceipt, CommitError> {
+        let confirm = confirm.check(self.0.copies)?;
         let (_, outcome) =
             self.change(key.as_ref(), value.into(), |key, change| self.0.replica.commit(key, change, confirm.want()))?;
         receipt(outcome)

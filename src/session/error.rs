@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::engine::{CommitFault, FetchFault, Refusal, SwapFault, Version};
-use super::outcome::CommitReceipt;
+use super::outcome::{CommitReceipt, TooFewCopies};
 use super::replica::StartFault;
 use crate::member::Member;
 
@@ -29,9 +29,25 @@ pub enum StartError {
         #[source]
         error: io::Error,
     },
+    /// Its commits were to wait for more confirmations than there are copies.
+    #[error(
+        "{name:?} cannot wait for {asked} confirmations of {copies} copies: keep more copies, or ask for fewer confirmations"
+    )]
+    TooFewCopies {
+        /// What was to be started.
+        name: String,
+        /// How many confirmations were asked for.
+        asked: usize,
+        /// How many copies there are beside the owner's.
+        copies: usize,
+    },
 }
 
 impl StartError {
+    pub(crate) fn too_few_copies(name: &str, TooFewCopies { asked, copies }: TooFewCopies) -> Self {
+        Self::TooFewCopies { name: name.to_owned(), asked, copies }
+    }
+
     pub(crate) fn new(kind: &'static str, name: &str, fault: StartFault) -> Self {
         match fault {
             StartFault::Taken => Self::NameTaken { kind, name: name.to_owned() },
@@ -136,6 +152,15 @@ pub enum CommitError {
     /// Another entry has this id or key.
     #[error("its id is taken")]
     Taken,
+    /// More confirmations were asked for than there are copies, see [`Confirm::AtLeast`](super::Confirm::AtLeast). The change is still in
+    /// the handle.
+    #[error("{asked} confirmations cannot come from {copies} copies: keep more copies, or ask for fewer confirmations")]
+    TooFewCopies {
+        /// How many confirmations were asked for.
+        asked: usize,
+        /// How many copies there are beside the owner's.
+        copies: usize,
+    },
     /// The manager or map is stopped, or its channel is. Whether others have got the change is not known.
     #[error("it is stopped")]
     Stopped,
@@ -150,6 +175,12 @@ impl From<Refusal> for CommitError {
             Refusal::Full => Self::Full,
             Refusal::TooLarge => Self::TooLarge,
         }
+    }
+}
+
+impl From<TooFewCopies> for CommitError {
+    fn from(TooFewCopies { asked, copies }: TooFewCopies) -> Self {
+        Self::TooFewCopies { asked, copies }
     }
 }
 

@@ -245,6 +245,7 @@ impl Session {
     /// As [`commit`](Self::commit).
     pub fn commit_with(&mut self, confirm: Confirm) -> Result<CommitReceipt, CommitError> {
         self.check_open()?;
+        let confirm = confirm.check(self.context.copies())?;
         if let Some(receipt) = self.unchanged() {
             return Ok(receipt);
         }

@@ -450,6 +450,7 @@ impl Engine {
             // More copies than are kept would be let go of as soon as they are made.
             Want::Copies(copies) => usize::try_from(copies).unwrap_or(usize::MAX).min(holders).min(self.wanted()),
             Want::All => holders,
+            Want::AtLeast(copies) => usize::try_from(copies).unwrap_or(usize::MAX),
         }
     }
 

@@ -130,8 +130,11 @@ pub(crate) struct Offered {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Want {
     None,
+    /// As far as there are so many holders.
     Copies(u32),
     All,
+    /// However few there are.
+    AtLeast(u32),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -215,7 +215,8 @@ impl<K> ManagerBuilder<K> {
     ///
     /// # Errors
     ///
-    /// When the channel has one of this kind and name, or there is no thread for it.
+    /// When the channel has one of this kind and name, or there is no thread for it; and when commits are to wait for
+    /// [at least](Confirm::AtLeast) more members than have a copy.
     pub fn start(self, channel: &GroupChannel) -> Result<Manager<K>, StartError> {
         let Self { mut settings, mut config, confirm, listeners, store, persistence, .. } = self;
         settings.confirm = confirm.unwrap_or(match config.copies {

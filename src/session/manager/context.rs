@@ -14,7 +14,7 @@ use super::builder::Notify;
 use super::statistics::Statistics;
 use crate::channel::{GroupChannel, Listeners, Subscription};
 use crate::clock;
-use crate::session::engine::{Change, Config, Event, Key, Name, What, hash_bytes};
+use crate::session::engine::{Change, Config, Copies, Event, Key, Name, What, hash_bytes};
 use crate::session::error::{CreateError, SetError, StartError};
 use crate::session::event::{RESERVED, SessionEvent};
 use crate::session::id::SessionId;
@@ -59,6 +59,7 @@ pub(in crate::session) struct Context {
     replica: Replica,
     settings: Settings,
     lease: Duration,
+    copies: Copies,
     sink: Arc<Sink>,
     names: Mutex<HashSet<Name>>,
     rejected: AtomicU64,
@@ -86,7 +87,8 @@ impl Context {
         kept: Option<Kept>,
     ) -> Result<Arc<Self>, StartError> {
         config.context = context_hash(settings.kind, &settings.name);
-        let lease = config.lease;
+        let (lease, copies) = (config.lease, config.copies);
+        settings.confirm.check(copies).map_err(|fault| StartError::too_few_copies(&settings.name, fault))?;
         let told: Arc<dyn EventSink> = Arc::clone(&sink) as _;
         let label = format!("{} {}", settings.kind, settings.name);
         let replica = Replica::start(channel, label, config, told, kept)
@@ -95,6 +97,7 @@ impl Context {
             replica,
             settings,
             lease,
+            copies,
             sink,
             names: Mutex::default(),
             rejected: AtomicU64::new(0),
@@ -113,6 +116,10 @@ impl Context {
 
     pub(in crate::session) fn confirm(&self) -> Confirm {
         self.settings.confirm
+    }
+
+    pub(in crate::session) fn copies(&self) -> Copies {
+        self.copies
     }
 
     pub(super) fn create(self: &Arc<Self>) -> Result<Session, CreateError> {

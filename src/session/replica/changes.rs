@@ -163,7 +163,7 @@ impl Shared {
 fn waits_for_all(want: Want, send: &Send) -> bool {
     match want {
         Want::None => false,
-        Want::Copies(copies) => usize::try_from(copies).is_ok_and(|copies| copies >= send.to.len()),
+        Want::Copies(copies) | Want::AtLeast(copies) => usize::try_from(copies).is_ok_and(|copies| copies >= send.to.len()),
         Want::All => true,
     }
 }

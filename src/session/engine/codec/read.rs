@@ -77,6 +77,7 @@ impl<'a> Reader<'a> {
                     0 => Want::None,
                     1 => Want::Copies(self.u32()?),
                     2 => Want::All,
+                    3 => Want::AtLeast(self.u32()?),
                     _ => return Err(DecodeError::Malformed),
                 },
             },

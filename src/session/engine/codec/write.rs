@@ -136,6 +136,10 @@ pub(super) fn write(out: &mut BytesMut, message: &Message) {
                     out.put_u32(*copies);
                 }
                 Want::All => out.put_u8(2),
+                Want::AtLeast(copies) => {
+                    out.put_u8(3);
+                    out.put_u32(*copies);
+                }
             }
         }
         Message::Swapped { request, outcome } => {

@@ -337,6 +337,7 @@ impl World {
             Want::None => 0,
             Want::Copies(copies) => holders.min(usize::try_from(copies).unwrap_or(usize::MAX)).min(engine.wanted()),
             Want::All => holders,
+            Want::AtLeast(copies) => usize::try_from(copies).unwrap_or(usize::MAX),
         };
         if receipt.confirmed.len() < needed {
             return Err(format!("{pid:?} promises {} of {needed} copies: {receipt:?}", receipt.confirmed.len()));
