@@ -18,6 +18,8 @@
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
+#[cfg(test)]
+mod agreement;
 mod attributes;
 mod census;
 mod codec;
@@ -61,6 +63,8 @@ use bytes::Bytes;
 use crate::member::Member;
 use crate::stack::Time;
 
+#[cfg(test)]
+pub(crate) use agreement::agree;
 pub(crate) use codec::Names;
 pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
 pub(crate) use config::{Config, Copies, Keeping};
@@ -246,22 +250,6 @@ const fn bit(position: usize) -> u32 {
 
 /// Engine milliseconds start here, so that what was accessed before can be told.
 const EPOCH: u64 = 1 << 40;
-
-/// Whether these are all members, hold the same in each slot that they hold, and nothing else.
-#[cfg(test)]
-pub(crate) fn agree(engines: &[&Engine]) -> bool {
-    (0..table::SLOTS).all(|slot| {
-        let mut digests = Vec::new();
-        for engine in engines {
-            if engine.placement.rank(slot, &engine.local).is_some() {
-                digests.push(engine.table.slot(slot).digest());
-            } else if !engine.table.slot(slot).is_empty() {
-                return false;
-            }
-        }
-        digests.windows(2).all(|pair| pair[0] == pair[1])
-    })
-}
 
 impl Engine {
     /// An engine that knows nobody and holds nothing.

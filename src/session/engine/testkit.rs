@@ -10,7 +10,6 @@ use super::config::Config;
 use super::fetch::{FetchFault, Get};
 use super::message::{Phase, Want};
 use super::record::Record;
-use super::table::SLOTS;
 use super::{Engine, Event, Names, Outcome, Output, Stored, Ticket, Token};
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
@@ -242,19 +241,8 @@ impl Group {
 
     /// Whether all members that hold a slot hold the same in it, and nobody else holds anything of it.
     pub(crate) fn agrees(&self) -> bool {
-        let alive: Vec<_> = self.nodes.iter().filter(|node| node.engine.is_some()).collect();
-        (0..SLOTS).all(|slot| {
-            let mut digests = Vec::new();
-            for node in &alive {
-                let engine = node.engine.as_ref().expect("it runs");
-                if engine.placement.rank(slot, &node.member).is_some() {
-                    digests.push(engine.table.slot(slot).digest());
-                } else if !engine.table.slot(slot).is_empty() {
-                    return false;
-                }
-            }
-            digests.windows(2).all(|pair| pair[0] == pair[1])
-        })
+        let alive: Vec<_> = self.nodes.iter().filter_map(|node| node.engine.as_ref()).collect();
+        super::agree(&alive).is_ok()
     }
 
     fn collect(&mut self) {

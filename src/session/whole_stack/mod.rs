@@ -327,7 +327,7 @@ impl Run {
             match &engines[..] {
                 // It is handing over, and nobody is left to take what it holds: it keeps that.
                 [only] if only.phase() == Phase::Leaving => true,
-                _ => super::engine::agree(&engines),
+                _ => super::engine::agree(&engines).is_ok(),
             }
         }
     }

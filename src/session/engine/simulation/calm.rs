@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::Phase;
 use super::super::repair::convergence_bound;
 use super::super::table::SLOTS;
+use super::super::{Phase, agree};
 use super::plan::{BACK_LAG, GONE_LAG, LONG_SEND_TIMEOUT, SLOW_DELAY};
 use super::world::{Happening, Process, Verdict, World};
 
@@ -28,7 +28,7 @@ impl World {
             }
         }
         self.trace.tell(|| format!("{:?} all agree", self.now));
-        self.oracle.converged(&self.nodes)
+        self.oracle.converged(self.now, &self.nodes)
     }
 
     fn running(&self) -> impl Iterator<Item = &Process> {
@@ -54,51 +54,14 @@ impl World {
                 return Err(format!("{:?} knows {:?}", process.pid, process.engine.participants()));
             }
         }
-        for slot in 0..SLOTS {
-            let mut first: Option<&Process> = None;
-            for process in self.running() {
-                let engine = &process.engine;
-                let held = engine.table.slot(slot);
-                if engine.placement.rank(slot, &process.member).is_none() {
-                    if !held.is_empty() {
-                        return Err(format!(
-                            "{:?} still has guests in slot {slot}: {:?}, {:?}",
-                            process.pid,
-                            held.iter().next(),
-                            engine.handover
-                        ));
-                    }
-                    continue;
-                }
-                if !engine.slots[usize::from(slot)].complete {
-                    return Err(format!("{:?} has not all of slot {slot}", process.pid));
-                }
-                let Some(other) = first else {
-                    first = Some(process);
-                    continue;
-                };
-                let theirs = other.engine.table.slot(slot);
-                if theirs.digest() != held.digest() || theirs.len() != held.len() {
-                    let show = |process: &Process| -> Vec<_> {
-                        process
-                            .engine
-                            .table
-                            .slot(slot)
-                            .iter()
-                            .map(|(key, held)| (super::oracle::name(key), held.clone()))
-                            .collect()
-                    };
-                    return Err(format!(
-                        "slot {slot}: {:?} has {:?}, {:?} has {:?}",
-                        other.pid,
-                        show(other),
-                        process.pid,
-                        show(process)
-                    ));
-                }
+        for process in self.running() {
+            let engine = &process.engine;
+            let holds = |slot: &u16| engine.placement.rank(*slot, &process.member).is_some();
+            if let Some(slot) = (0..SLOTS).filter(holds).find(|slot| !engine.slots[usize::from(*slot)].complete) {
+                return Err(format!("{:?} has not all of slot {slot}", process.pid));
             }
         }
-        Ok(())
+        agree(&self.running().map(|process| &process.engine).collect::<Vec<_>>())
     }
 
     /// Nobody uses anything any more: what has a lease ends, and nothing is left under way.

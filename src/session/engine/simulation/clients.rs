@@ -16,9 +16,10 @@ use super::super::table::{Key, slot_of};
 use super::super::version::Version;
 use super::chance::Chance;
 use super::coverage::Fault;
-use super::oracle::{Kind, Mark, name};
+use super::oracle::{COUNTER, Kind, name};
 use super::plan::Plan;
 use super::world::{Happening, Pid, Verdict, World};
+use super::writes::Write;
 
 type Attributes = Vec<(Name, Option<Bytes>)>;
 
@@ -48,6 +49,14 @@ struct Pending {
     removal: bool,
 }
 
+/// A write on a condition that is under way.
+#[derive(Clone, Debug)]
+struct Swapping {
+    key: Key,
+    expected: Version,
+    value: Bytes,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     /// The names in use.
@@ -56,11 +65,8 @@ pub(super) struct Clients {
     seed: u64,
     reads: BTreeMap<(Pid, Ticket), (Key, Intent, Duration)>,
     commits: BTreeMap<(Pid, Ticket), Pending>,
-    swaps: BTreeMap<(Pid, Ticket), (Key, Version)>,
+    swaps: BTreeMap<(Pid, Ticket), Swapping>,
 }
-
-/// The attribute that is only written on a condition.
-const COUNTER: &str = "n";
 
 impl Clients {
     pub(super) fn new(seed: u64, plan: &Plan) -> Self {
@@ -228,7 +234,8 @@ impl World {
                 if let Some(at) = self.clients.pool.iter().position(|known| *known == key) {
                     self.clients.pool[at] = to.clone();
                 }
-                self.change(pid, &key, Change::Rename { read, to, lease: None, attributes: Attributes::new() })
+                let attributes = if self.chance.percent(30) { self.attributes() } else { Attributes::new() };
+                self.change(pid, &key, Change::Rename { read, to, lease: None, attributes })
             }
             Intent::Swap => self.swap(pid, &key, &read),
         }
@@ -257,16 +264,18 @@ impl World {
         self.trace.tell(|| format!("{:?} {pid:?} commits {}: {change:?} {want:?}", self.now, name(key)));
         let engine = &mut process.engine;
         let before = engine.table.get(key).map(|held| Arc::clone(&held.record));
-        let (fault, lease, names, to, read) = match &change {
-            Change::Create { lease, attributes } => (Fault::Created, Some(*lease), names(attributes), None, None),
-            Change::Replace { lease, attributes } => (Fault::Replaced, Some(*lease), names(attributes), None, None),
+        let (fault, lease, asked, to, read) = match &change {
+            Change::Create { lease, attributes } => (Fault::Created, Some(*lease), attributes.clone(), None, None),
+            Change::Replace { lease, attributes } => (Fault::Replaced, Some(*lease), attributes.clone(), None, None),
             Change::Update { read, lease, attributes } => {
                 let removes = attributes.iter().any(|(_, value)| value.is_none());
                 let fault = if removes { Fault::AttributeRemoved } else { Fault::Changed };
-                (fault, *lease, names(attributes), None, Some(Arc::clone(read)))
+                (fault, *lease, attributes.clone(), None, Some(Arc::clone(read)))
             }
-            Change::Rename { read, to, .. } => (Fault::Renamed, None, Vec::new(), Some(to.clone()), Some(Arc::clone(read))),
-            Change::Remove => (Fault::Removed, None, Vec::new(), None, None),
+            Change::Rename { read, to, attributes, .. } => {
+                (Fault::Renamed, None, attributes.clone(), Some(to.clone()), Some(Arc::clone(read)))
+            }
+            Change::Remove => (Fault::Removed, None, Attributes::new(), None, None),
         };
         let removal = matches!(change, Change::Remove | Change::Rename { .. });
         let commit = match engine.commit(time, key, change, want) {
@@ -281,37 +290,40 @@ impl World {
         };
         self.coverage.saw(fault);
         let after = engine.table.get(key).map(|held| Arc::clone(&held.record));
-        let base = before.or(read).map(|record| record.seen.clone()).unwrap_or_default();
+        let renamed = to.as_ref().and_then(|to| engine.table.get(to)).map(|held| Arc::clone(&held.record));
+        let known = before.or(read);
         self.oracle.key(key, lease);
         self.oracle.accessed(pid, key, self.now);
         let mut keys = vec![key.clone()];
-        let buried = after.as_ref().map_or(Version::ZERO, |after| after.end.death);
-        if let Some(after) = after {
-            if removal {
-                self.oracle.wrote(key, Version::ZERO, Mark::Death, after.end.death, pid, None, self.now);
-            } else {
-                let version = names.iter().filter_map(|name| Some(after.attribute(name)?.version)).max();
+        match (after, &commit) {
+            (Some(after), _) if removal => self.oracle.wrote(Write::death(key, after.end.death, pid, self.now)),
+            (None, Commit::Done(done)) if removal => self.oracle.wrote(Write::death(key, done.version, pid, self.now)),
+            (Some(after), _) => {
                 if matches!(fault, Fault::Created | Fault::Replaced) {
-                    self.oracle.wrote(key, after.birth, Mark::Birth, after.birth, pid, None, self.now);
+                    self.oracle.wrote(Write::birth(key, after.birth, pid, self.now));
                 }
-                for (name, version) in names.into_iter().zip(std::iter::repeat(version)) {
-                    let version = version.expect("what was written is there");
-                    self.oracle.wrote(key, after.birth, Mark::Attribute(name), version, pid, Some(base.clone()), self.now);
+                let base = known.as_ref().map(|record| record.seen.clone()).unwrap_or_default();
+                let written: Vec<_> = asked.iter().filter_map(|(name, _)| after.attribute(name).cloned()).collect();
+                let as_asked = |(name, value): &(Name, Option<Bytes>)| after.attribute(name).is_some_and(|it| it.value == *value);
+                let one = written.windows(2).all(|pair| pair[0].version == pair[1].version);
+                if !one || !asked.iter().all(as_asked) {
+                    return Err(format!("{pid:?} was to write {asked:?}, and made {after:?}"));
+                }
+                for attribute in &written {
+                    let write = Write::attribute(key, after.birth, attribute, pid, self.now);
+                    self.oracle.wrote(write.over(base.clone()));
                 }
             }
-        } else if let Commit::Done(done) = &commit {
-            self.oracle.wrote(key, Version::ZERO, Mark::Death, done.version, pid, None, self.now);
+            (None, _) => return Err(format!("{pid:?} has nothing of what it wrote to {}", name(key))),
         }
         if let Some(to) = to {
-            let engine = self.process(pid).map(|process| &process.engine);
-            let record = engine.and_then(|engine| Some(Arc::clone(&engine.table.get(&to)?.record)));
             let least = self.plan.leases.iter().filter(|lease| **lease > 0).min().copied().unwrap_or(0);
             self.oracle.key(&to, Some(Duration::from_millis(least)));
             self.oracle.accessed(pid, &to, self.now);
-            if let Some(record) = record {
-                self.oracle.wrote(&to, record.birth, Mark::Birth, record.birth, pid, None, self.now);
-                self.oracle.renamed(pid, record.birth, buried);
-            }
+            let (Some(old), Some(new)) = (known, renamed) else {
+                return Err(format!("{pid:?} has nothing of {} after the rename", name(&to)));
+            };
+            self.goes_on(pid, &to, &old, &new, asked)?;
             keys.push(to);
         }
         match commit {
@@ -327,6 +339,24 @@ impl World {
             }
         }
         self.with(pid.node, |_| ())
+    }
+
+    /// Under another name an entry is what it was, and what was changed with it.
+    fn goes_on(&mut self, pid: Pid, to: &Key, old: &Record, new: &Record, asked: Attributes) -> Verdict {
+        let mut expected: BTreeMap<Name, Option<Bytes>> =
+            old.attributes.iter().map(|attribute| (Name::clone(&attribute.name), attribute.value.clone())).collect();
+        expected.extend(asked);
+        let found: BTreeMap<_, _> =
+            new.attributes.iter().map(|attribute| (Name::clone(&attribute.name), attribute.value.clone())).collect();
+        if expected != found {
+            return Err(format!("{pid:?} renamed {old:?}, and made {new:?}"));
+        }
+        self.oracle.wrote(Write::birth(to, new.birth, pid, self.now));
+        for attribute in &new.attributes {
+            let write = Write::attribute(to, new.birth, attribute, pid, self.now);
+            self.oracle.wrote(write.within(new.birth));
+        }
+        Ok(())
     }
 
     /// A receipt with everything that was asked for.
@@ -348,7 +378,7 @@ impl World {
     /// What a receipt says, be it all that was asked for or not.
     fn confirmed(&mut self, pid: Pid, keys: &[Key], receipt: &Committed, removal: bool) -> Verdict {
         if removal && !self.oracle.knows(&keys[0], receipt.version) {
-            self.oracle.wrote(&keys[0], Version::ZERO, Mark::Death, receipt.version, pid, None, self.now);
+            self.oracle.wrote(Write::death(&keys[0], receipt.version, pid, self.now));
         }
         self.oracle.receipt(pid, keys, receipt, &self.nodes)
     }
@@ -376,17 +406,17 @@ impl World {
         let (want, value) = (Self::want(&mut self.chance), self.value());
         let time = self.time(pid.node);
         let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
-        let ticket = process.engine.swap(time, key, COUNTER.into(), expected, Some(value), want);
+        let ticket = process.engine.swap(time, key, COUNTER.into(), expected, Some(value.clone()), want);
         self.trace.tell(|| format!("{:?} {pid:?} swaps {} from {expected}: {ticket}", self.now, name(key)));
         self.oracle.asked(pid, ticket, Kind::Swap, self.now)?;
-        self.clients.swaps.insert((pid, ticket), (key.clone(), expected));
+        self.clients.swaps.insert((pid, ticket), Swapping { key: key.clone(), expected, value });
         self.with(pid.node, |_| ())
     }
 
     pub(super) fn swapped(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, SwapFault>) -> Verdict {
         self.trace.tell(|| format!("{:?} {pid:?} swapped {ticket}: {result:?}", self.now));
         self.oracle.answered(pid, ticket, Kind::Swap)?;
-        let Some((_, expected)) = self.clients.swaps.remove(&(pid, ticket)) else {
+        let Some(Swapping { key, expected, value }) = self.clients.swaps.remove(&(pid, ticket)) else {
             return Err(format!("{pid:?} swapped {ticket}, which nobody asked for"));
         };
         match result {
@@ -395,14 +425,14 @@ impl World {
                 if receipt.version <= expected {
                     return Err(format!("{pid:?} wrote {} over {expected}", receipt.version));
                 }
+                self.oracle.won(&key, expected, receipt.version, &value)?;
+                self.oracle.receipt(pid, &[key], &receipt, &self.nodes)
             }
-            Err(SwapFault::Conflict(_)) => self.coverage.saw(Fault::SwapConflict),
-            Err(_) => {}
+            Err(SwapFault::Conflict(found)) => {
+                self.coverage.saw(Fault::SwapConflict);
+                self.oracle.refused(&key, expected, found)
+            }
+            Err(_) => Ok(()),
         }
-        Ok(())
     }
-}
-
-fn names(attributes: &Attributes) -> Vec<Name> {
-    attributes.iter().map(|(name, _)| Name::clone(name)).collect()
 }

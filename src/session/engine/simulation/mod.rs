@@ -15,9 +15,11 @@ mod coverage;
 mod faults;
 mod oracle;
 mod plan;
+mod swaps;
 mod tests;
 mod trace;
 mod world;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

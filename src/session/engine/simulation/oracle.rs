@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::super::commit::Committed;
 use super::super::record::{Death, Name, Record};
 use super::super::seen::Seen;
@@ -13,67 +15,16 @@ use super::super::version::Version;
 use super::super::{Event, Ticket, What};
 use super::coverage::{Coverage, Fault};
 use super::plan::{Plan, SLOW_DELAY};
+use super::swaps::Swaps;
 use super::trace::Trace;
 use super::world::{Node, Pid, Process, Verdict};
+use super::writes::{Mark, Write, number_of};
 use crate::id::UniqueId;
 use crate::member::Member;
-
-/// A write that a client was told of.
-#[derive(Clone)]
-pub(super) struct Write {
-    pub(super) key: Key,
-    pub(super) birth: Version,
-    pub(super) mark: Mark,
-    pub(super) version: Version,
-    pub(super) by: Pid,
-    /// What the writer had seen; `None` where that is not known.
-    pub(super) base: Option<Seen>,
-    at: Duration,
-    /// Who must have it, until it has handed it over.
-    responsible: BTreeSet<Pid>,
-    /// All who were responsible have crashed.
-    excused: bool,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Mark {
-    Birth,
-    Attribute(Name),
-    Death,
-}
-
-impl fmt::Debug for Write {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { birth, mark, version, by, base, at, .. } = self;
-        write!(
-            f,
-            "{} {mark:?} {version} of {birth} by {by:?} at {at:?} over {base:?}, held by {:?}",
-            name(&self.key),
-            self.responsible
-        )
-    }
-}
 
 impl fmt::Debug for Pid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.node, self.life)
-    }
-}
-
-impl Write {
-    /// Whether a record contains this write, a later one, or an end of the entry.
-    fn is_in(&self, record: &Record) -> bool {
-        let later = record.birth > self.birth;
-        match &self.mark {
-            Mark::Death => record.end.death >= self.version || record.birth > self.version,
-            Mark::Birth => later || record.birth == self.birth || record.end.death >= self.birth,
-            Mark::Attribute(name) => {
-                let written = || record.attribute(name).is_some_and(|attribute| attribute.version >= self.version);
-                later
-                    || record.end.death >= self.birth
-                    || record.birth == self.birth && (record.death() == Some(Death::Lapsed) || written())
-            }
-        }
     }
 }
 
@@ -93,6 +44,9 @@ pub(super) struct Oracle {
     pub(super) keys: BTreeSet<Key>,
     pids: BTreeMap<UniqueId, Pid>,
     writes: BTreeMap<Key, Vec<Write>>,
+    /// The value of each attribute that was ever written: nobody has another, or one that nobody wrote.
+    values: BTreeMap<(Version, Name), u64>,
+    pub(super) swaps: Swaps,
     /// Removals, by key, that clients asked for.
     deaths: BTreeMap<Key, BTreeSet<Version>>,
     /// What each process held when it was last looked at.
@@ -103,8 +57,6 @@ pub(super) struct Oracle {
     floors: BTreeMap<(Pid, Key), Version>,
     /// Lost writes that were reported.
     reported: BTreeSet<(Key, Version)>,
-    /// The death that each rename has left, by the new entry's birth.
-    renames: BTreeMap<(Pid, Version), Version>,
     tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
     /// The same by time.
     deadlines: BTreeSet<(Duration, Pid, Ticket)>,
@@ -116,18 +68,22 @@ pub(super) struct Oracle {
     /// When two nodes could last not talk to each other.
     disturbed: BTreeMap<(usize, usize), Duration>,
     /// When something other than a start or an end has last gone wrong anywhere.
-    rough: Duration,
+    pub(super) rough: Duration,
+    /// When all were last found equal.
+    settled: Duration,
     limits: [Duration; 3],
     lossy: bool,
     max_entries: usize,
 }
 
+/// The attribute that is only written on a condition.
+pub(super) const COUNTER: &str = "n";
 /// Answers may be this late: timers have whole milliseconds.
 const LATE: Duration = Duration::from_millis(20);
 /// Expiry may err by what is said between members while it decides.
 const REAP: u64 = 3_000 + 2 * SLOW_DELAY;
 /// After this long without a fault, all members that see each other have compared what they hold.
-const SETTLE: Duration = Duration::from_secs(10);
+pub(super) const SETTLE: Duration = Duration::from_secs(10);
 /// Deliveries under way at one member, at most.
 const MAX_UNDER_WAY: usize = 5_000;
 
@@ -180,50 +136,47 @@ impl Oracle {
     }
 
     /// A client's write was made.
-    #[expect(clippy::too_many_arguments, reason = "the fields of a write")]
-    pub(super) fn wrote(
-        &mut self,
-        key: &Key,
-        birth: Version,
-        mark: Mark,
-        version: Version,
-        by: Pid,
-        base: Option<Seen>,
-        at: Duration,
-    ) {
+    pub(super) fn wrote(&mut self, write: Write) {
+        let key = &write.key;
         self.keys.insert(key.clone());
-        if mark == Mark::Death {
-            self.deaths.entry(key.clone()).or_default().insert(version);
+        match &write.mark {
+            Mark::Birth => {}
+            Mark::Attribute(name) => _ = self.values.insert((write.version, Name::clone(name)), write.value),
+            Mark::Death => {
+                self.deaths.entry(key.clone()).or_default().insert(write.version);
+                let floor = self.floors.entry((write.by, key.clone())).or_default();
+                *floor = write.version.max(*floor);
+            }
         }
-        let responsible = BTreeSet::from([by]);
-        let write = Write { key: key.clone(), birth, mark, version, by, base, at, responsible, excused: false };
         self.writes.entry(key.clone()).or_default().push(write);
-    }
-
-    /// A client's write has renamed an entry.
-    pub(super) fn renamed(&mut self, by: Pid, birth: Version, death: Version) {
-        self.renames.insert((by, birth), death);
     }
 
     /// A client was told who has confirmed.
     pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, nodes: &[Node]) -> Verdict {
-        for member in &receipt.confirmed {
+        for (nth, member) in receipt.confirmed.iter().enumerate() {
             let Some(pid) = self.pids.get(&member.id()).copied() else { return Err(format!("{member:?} never was")) };
-            if running(nodes, pid).is_none() {
-                continue;
+            if pid == by || receipt.confirmed[..nth].contains(member) {
+                return Err(format!("{by:?} counts {pid:?} twice: {receipt:?}"));
             }
+            let Some(process) = running(nodes, pid) else { continue };
             for key in keys {
+                let held = process.engine.table.get(key).map(|held| &held.record);
                 let written = self.writes.get_mut(key).into_iter().flatten();
-                for write in written.filter(|write| write.by == by) {
-                    // A rename's death has a version of its own.
-                    let death = self.renames.get(&(by, receipt.version)) == Some(&write.version);
-                    if write.version == receipt.version || death && write.mark == Mark::Death {
+                for write in written.filter(|write| write.commit == receipt.version) {
+                    // What all had when they were equal may have been let go of since, and nobody remembers to whom.
+                    if write.at > self.settled || held.is_some_and(|record| write.is_in(record)) {
                         write.responsible.insert(pid);
                     }
                 }
             }
         }
         keys.iter().try_for_each(|key| self.check(key, nodes))
+    }
+
+    /// Whether nobody who had this write is there any more.
+    pub(super) fn is_lost(&self, key: &Key, version: Version) -> bool {
+        let mut of_it = self.writes.get(key).into_iter().flatten().filter(|write| write.version == version);
+        of_it.any(|write| write.excused)
     }
 
     /// Whether a removal is known.
@@ -297,19 +250,24 @@ impl Oracle {
             if let (Some(old), Some(new)) = (old, new) {
                 went_on(old, new).map_err(|what| format!("{pid:?}: {what}: of {old:?} became {new:?}"))?;
             }
-            changed.push(key.clone());
+            changed.push((key.clone(), old.map(|old| old.seen.clone())));
         }
-        for key in &changed {
+        for (key, seen) in &changed {
             let record = engine.table.get(key).map(|held| Arc::clone(&held.record));
             trace.tell(|| format!("{now:?} {pid:?} holds {}: {record:?}", name(key)));
-            let before = self.held.entry(pid).or_default();
             let Some(record) = record else {
-                before.remove(key);
+                self.held.entry(pid).or_default().remove(key);
                 if engine.placement.rank(slot_of(key), &process.member).is_some() {
                     return Err(format!("{pid:?}, a holder, let go of {}", name(key)));
                 }
                 continue;
             };
+            self.swapped(pid, now, key, &record, seen.as_ref());
+            self.are_known(&record).map_err(|what| format!("{pid:?} holds {}: {what}", name(key)))?;
+            // What it has again, it has not let go of.
+            if let Some(handed) = self.handed.get_mut(&(pid, key.clone())) {
+                handed.retain(|(old, _)| Record::clone(&record).merge(old).changed);
+            }
             if !record.end.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.end.death)) {
                 return Err(format!("{pid:?}: {} died of nothing: {record:?}", name(key)));
             }
@@ -318,18 +276,50 @@ impl Oracle {
             if record.is_alive() && record.birth <= *floor {
                 return Err(format!("{pid:?}: {} came back after {floor}: {record:?}", name(key)));
             }
-            before.insert(key.clone(), record);
+            self.held.entry(pid).or_default().insert(key.clone(), record);
         }
-        changed.iter().try_for_each(|key| self.check(key, nodes))
+        changed.iter().try_for_each(|(key, _)| self.check(key, nodes))
     }
 
-    /// What a client has read that asked at this time.
+    /// What the owner of a key has written for somebody who knew what it replaces: nobody else makes such a write, and it is seen here
+    /// before anybody is told.
+    fn swapped(&mut self, pid: Pid, now: Duration, key: &Key, record: &Record, seen: Option<&Seen>) {
+        let Some(counter) = record.attribute(COUNTER) else { return };
+        if !self.values.contains_key(&(counter.version, Name::clone(&counter.name))) {
+            let write = Write::attribute(key, record.birth, counter, pid, now);
+            self.swaps.decided(key, counter.version, record.birth, pid, now);
+            self.wrote(write.over(seen.cloned().unwrap_or_default()));
+        }
+    }
+
+    /// Whether the attribute that is written on a condition was ever written with this version.
+    pub(super) fn is_known(&self, version: Version) -> bool {
+        self.values.contains_key(&(version, COUNTER.into()))
+    }
+
+    /// Whether that version of it has this value.
+    pub(super) fn is_written(&self, version: Version, value: &Bytes) -> bool {
+        self.values.get(&(version, COUNTER.into())) == Some(&number_of(Some(value)))
+    }
+
+    /// Whether somebody wrote every value in this record.
+    fn are_known(&self, record: &Record) -> Verdict {
+        for attribute in &record.attributes {
+            let known = self.values.get(&(attribute.version, Name::clone(&attribute.name)));
+            if known != Some(&number_of(attribute.value.as_ref())) {
+                return Err(format!("nobody wrote {} {} as it is in {record:?}: {known:x?}", attribute.name, attribute.version));
+            }
+        }
+        Ok(())
+    }
+
     /// What a client has read that asked at this time.
     pub(super) fn read(&self, pid: Pid, key: &Key, record: Option<&Record>, since: Duration, nodes: &[Node]) -> Verdict {
         if let Some(record) = record {
             if !record.is_alive() {
                 return Err(format!("{pid:?} read a dead entry: {record:?}"));
             }
+            self.are_known(record).map_err(|what| format!("{pid:?} read {}: {what}", name(key)))?;
             if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
                 return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
             }
@@ -461,6 +451,7 @@ impl Oracle {
             }
         }
         self.held.remove(&pid);
+        self.handed.retain(|(of, _), _| *of != pid);
         self.tickets.retain(|(of, _), _| *of != pid);
         self.deadlines.retain(|(_, of, _)| *of != pid);
         if drained {
@@ -472,7 +463,7 @@ impl Oracle {
     }
 
     /// All have converged: what must be there is there, and what is not there was reported.
-    pub(super) fn converged(&mut self, nodes: &[Node]) -> Verdict {
+    pub(super) fn converged(&mut self, now: Duration, nodes: &[Node]) -> Verdict {
         let keys: Vec<_> = self.writes.keys().cloned().collect();
         for key in &keys {
             self.check(key, nodes)?;
@@ -495,18 +486,11 @@ impl Oracle {
             for write in writes.iter_mut().filter(|write| !write.excused) {
                 write.responsible = living.iter().filter(|(_, record)| write.is_in(record)).map(|(pid, _)| *pid).collect();
             }
-            writes.retain(|write| {
-                !write.excused
-                    && living.first().is_some_and(|(_, record)| match &write.mark {
-                        Mark::Attribute(name) => {
-                            record.birth == write.birth
-                                && record.attribute(name).is_some_and(|attribute| attribute.version == write.version)
-                        }
-                        Mark::Birth => record.birth == write.birth,
-                        Mark::Death => record.end.death == write.version,
-                    })
-            });
+            self.swaps.lost(writes.iter().filter(|write| write.excused));
+            writes.retain(|write| !write.excused && living.first().is_some_and(|(_, record)| write.stands_in(record)));
         }
+        self.handed.clear();
+        self.settled = now;
         self.lapsed.clear();
         Ok(())
     }
@@ -558,8 +542,11 @@ fn went_on(old: &Record, new: &Record) -> Result<(), &'static str> {
         return Ok(());
     }
     for attribute in &old.attributes {
-        if new.attribute(&attribute.name).is_none_or(|now| now.version < attribute.version) {
+        let Some(now) = new.attribute(&attribute.name).filter(|now| now.version >= attribute.version) else {
             return Err("an attribute went back");
+        };
+        if now.version == attribute.version && now.value != attribute.value {
+            return Err("a value changed without a version");
         }
     }
     Ok(())
