@@ -68,10 +68,7 @@
 //! | [`membership`] | finding members: the trait, multicast, static lists, in memory | sockets, threads |
 //! | [`transport`] | moving messages: the traits, TCP, UDP, in memory | sockets, threads |
 //! | [`wire`] | the bytes of the Tribes protocol, as pure functions | none |
-#![cfg_attr(
-    feature = "testing",
-    doc = "| [`testing`] | a simulator, and conformance suites for your own plug-ins | none |"
-)]
+#![cfg_attr(feature = "testing", doc = "| [`testing`] | a simulator, and conformance suites for your own plug-ins | none |")]
 //!
 //! Membership, receiver, sender and interceptor are plug points: each is a small trait, and the builder takes any implementation.
 //!
