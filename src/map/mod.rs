@@ -189,7 +189,7 @@ impl ReplicatedMap {
         let key = key.as_ref();
         check(key)?;
         self.check_open()?;
-        let (_, outcome) = self.0.replica.commit(key, Change::Remove, self.0.confirm.want())?;
+        let (_, outcome) = self.0.replica.commit(key, Change::Remove { read: None }, self.0.confirm.want())?;
         receipt(outcome)
     }
 

@@ -362,7 +362,7 @@ impl Session {
     pub fn invalidate(mut self) -> Result<CommitReceipt, CommitError> {
         self.check_open()?;
         let want = self.context.confirm().want();
-        let made = self.context.replica().commit(self.id.as_bytes(), Change::Remove, want);
+        let made = self.context.replica().commit(self.id.as_bytes(), Change::Remove { read: self.base.clone() }, want);
         self.end();
         let (_, outcome) = made?;
         receipt(outcome)

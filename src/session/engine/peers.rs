@@ -349,7 +349,18 @@ impl Engine {
 
 impl Peer {
     fn new(member: Member) -> Self {
-        Self { member, in_view: false, phase: None, life: 0, without: false, others: 0, retry: None, hello: None, added: 0, skew: 0 }
+        Self {
+            member,
+            in_view: false,
+            phase: None,
+            life: 0,
+            without: false,
+            others: 0,
+            retry: None,
+            hello: None,
+            added: 0,
+            skew: 0,
+        }
     }
 }
 

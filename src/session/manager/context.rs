@@ -206,7 +206,7 @@ impl Context {
         if self.settings.expire_on_shutdown && !self.replica.is_closed() {
             for key in self.replica.with(|engine, _| engine.keys()) {
                 // A removal is never refused.
-                drop(self.replica.start_commit(&key, Change::Remove, Confirm::None.want()));
+                drop(self.replica.start_commit(&key, Change::Remove { read: None }, Confirm::None.want()));
             }
         }
         self.replica.stop();

@@ -284,7 +284,7 @@ impl Run {
                 }
                 (Some(_), 0) => {
                     ledger.removed(number, &key, fresh);
-                    app.commit(cx, ledger, node, &key, Change::Remove, want, "");
+                    app.commit(cx, ledger, node, &key, Change::Remove { read: None }, want, "");
                 }
                 (Some(record), 1) => {
                     let to = node::beside(&key, fresh);

@@ -54,7 +54,7 @@ fn what_expired_meanwhile_and_what_need_not_be_remembered_is_over() {
     let mut group = Group::ready(1, &Config::default());
     group.create(0, b"cart", "n", "1");
     group.create(0, b"gone", "n", "1");
-    group.commit(0, b"gone", Change::Remove, Want::None).expect("it can be removed");
+    group.commit(0, b"gone", Change::Remove { read: None }, Want::None).expect("it can be removed");
     let stored = saved(&mut group, 0);
     assert_eq!(stored.len(), 2);
     group.crash(0);
@@ -73,7 +73,7 @@ fn what_others_did_meanwhile_wins_and_what_only_the_store_has_is_spread() {
     group.run_for(SECOND);
     let mut stored = saved(&mut group, 0);
     group.crash(0);
-    group.commit(1, b"deleted", Change::Remove, Want::None).expect("it can be removed");
+    group.commit(1, b"deleted", Change::Remove { read: None }, Want::None).expect("it can be removed");
     group.set(1, b"newer", "n", "2");
     // Of a life before, which nobody else has seen.
     let mut alone = Group::ready(1, &Config::default());
@@ -251,7 +251,7 @@ fn what_has_ended_leaves_the_store() {
     group.commit(0, b"expiring", change, Want::None).expect("the key is free");
     group.run_for(SECOND * 5);
     assert!(group.nodes.iter().all(|node| node.store.len() == 2));
-    group.commit(0, b"removed", Change::Remove, Want::None).expect("it can be removed");
+    group.commit(0, b"removed", Change::Remove { read: None }, Want::None).expect("it can be removed");
     group.run_for(SECOND * 30);
     assert!(group.nodes.iter().all(|node| node.store.is_empty()));
     assert_eq!(group.engine(0).away(), 0);

@@ -227,7 +227,7 @@ impl World {
                 if self.chance.percent(60) {
                     self.renew(&key);
                 }
-                self.change(pid, &key, Change::Remove)
+                self.change(pid, &key, Change::Remove { read: None })
             }
             Intent::Rename => {
                 let to = self.clients.beside(&key);
@@ -275,9 +275,9 @@ impl World {
             Change::Rename { read, to, attributes, .. } => {
                 (Fault::Renamed, None, attributes.clone(), Some(to.clone()), Some(Arc::clone(read)))
             }
-            Change::Remove => (Fault::Removed, None, Attributes::new(), None, None),
+            Change::Remove { .. } => (Fault::Removed, None, Attributes::new(), None, None),
         };
-        let removal = matches!(change, Change::Remove | Change::Rename { .. });
+        let removal = matches!(change, Change::Remove { read: None } | Change::Rename { .. });
         let commit = match engine.commit(time, key, change, want) {
             Ok(commit) => commit,
             Err(refusal) => {

@@ -232,5 +232,5 @@ fn entries_do_not_grow_beyond_the_bytes_that_a_member_may_hold() {
     assert!(matches!(group.commit(1, &key(1), grow, Want::None), Err(Refusal::Full)));
     let shrink = Change::Update { read, lease: None, attributes: vec![("0".into(), None)] };
     assert!(group.commit(1, &key(1), shrink, Want::None).is_ok(), "it may become smaller");
-    assert!(group.commit(1, &key(1), Change::Remove, Want::None).is_ok(), "and go");
+    assert!(group.commit(1, &key(1), Change::Remove { read: None }, Want::None).is_ok(), "and go");
 }

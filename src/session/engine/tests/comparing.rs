@@ -37,7 +37,7 @@ fn a_removed_entry_stays_removed_on_a_member_that_was_away() {
     group.create(0, &key(1), "n", "1");
     group.settle();
     group.nodes[2].deaf = true;
-    assert!(group.commit(0, &key(1), Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key(1), Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     let read = Arc::clone(group.engine(2).peek(&key(1)).expect("it has not heard"));
     group.nodes[2].deaf = false;

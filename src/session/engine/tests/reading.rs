@@ -76,7 +76,7 @@ fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
     let backup = holder(&group, 0, &key, 1);
     let reader = (1..5).find(|node| *node != backup).expect("three do not hold it");
     let old = group.engine(0).whole(&key).expect("it is here");
-    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key, Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     let Get::Asking(ticket) = group.get(reader, &key) else { panic!("it is not here") };
     // The questions to the holders are under way for long. One that is no holder, and has an old copy, answers first.
