@@ -49,6 +49,8 @@ pub(crate) enum Refusal {
     TooLarge,
     /// The new key belongs to another slot.
     OtherSlot,
+    /// Values of the entry are in the store, which cannot be asked.
+    Unavailable,
 }
 
 /// Attributes of one entry, removed ones included.
@@ -285,6 +287,11 @@ impl Engine {
         }
         if self.table.get(&to).is_some() {
             return Err(Refusal::Exists);
+        }
+        // It may have been swapped out since it was looked at.
+        self.bring_back(key, read);
+        if self.is_away(key) {
+            return Err(Refusal::Unavailable);
         }
         let before = self.base(key, read)?;
         self.admit(Some(&before), false, &attributes)?;

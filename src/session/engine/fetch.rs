@@ -122,9 +122,12 @@ impl Engine {
         }
     }
 
-    /// Asks others for what the store should have had.
+    /// Asks others for what the store should have had; when there is nobody to ask and the store may have it, nobody can tell.
     pub(super) fn fetch_instead(&mut self, ticket: Ticket, key: &[u8]) {
         let candidates = self.sources(slot_of(key));
+        if candidates.is_empty() && self.is_away(key) {
+            return self.outputs.push_back(Output::Fetched(ticket, Err(FetchFault { silent: Vec::new() })));
+        }
         self.ask_for(ticket, key, candidates);
     }
 

@@ -69,7 +69,7 @@ pub(crate) use codec::Names;
 pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
 pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
-pub(crate) use keeping::{Restored, Saving, Stored};
+pub(crate) use keeping::{Loaded, Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
 pub(crate) use record::{Attribute, Loss, Name, Record, hash_bytes};
 #[cfg(test)]

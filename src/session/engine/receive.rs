@@ -114,7 +114,7 @@ impl Engine {
     /// Merges an entry, or a change of one, into what is here.
     pub(super) fn take(&mut self, entry: Entry) -> Taken {
         let now = self.millis();
-        let Entry { key, record, base, idle, keep } = entry;
+        let Entry { key, mut record, base, idle, keep } = entry;
         self.clock.observe(self.now.epoch_millis, record.latest());
         let accessed = now.saturating_sub(idle);
         let Some(held) = self.table.get(&key) else {
@@ -147,6 +147,12 @@ impl Engine {
         {
             self.counters.bases_missing += 1;
             return Taken::BaseMissing;
+        }
+        if let Some(base) = &base
+            && !record.seen.includes(base)
+        {
+            // Whoever made the change had seen what it was made on: what it replaces of that is not lost.
+            Arc::make_mut(&mut record).seen.merge(base);
         }
         let (more, less) = growth(&held.record, &record);
         if self.has_no_room_for(more, less) {

@@ -178,11 +178,19 @@ impl Engine {
                 self.agree(*slot, from);
             } else {
                 let now = self.millis();
-                self.slots[usize::from(*slot)].differs_since.get_or_insert(now);
+                let mark = self.placement.rank(*slot, from).map_or(0, super::bit);
+                let state = &mut self.slots[usize::from(*slot)];
+                state.agreed &= !mark;
+                state.differs_since.get_or_insert(now);
                 differing.push_back(*slot);
             }
         }
+        let interval = millis(self.config.repair_interval);
         if let Some(comparison) = self.repair.peers.get_mut(&from.id()) {
+            if !differing.is_empty() {
+                // What was sent the last time did not help, or not yet.
+                comparison.backoff = (comparison.backoff * 2).min(interval);
+            }
             comparison.differing = differing;
         }
         self.offer_differing(from);
@@ -201,8 +209,9 @@ impl Engine {
             };
             self.offer(slot, to);
         }
-        // What is left, and what changes by all this, is looked at again soon.
-        let again = self.millis() + SOON;
+        // What is left, and what changes by all this, is looked at again soon; less and less so, where it changes nothing.
+        let backoff = self.repair.peers.get(&to.id()).map_or(SOON, |comparison| comparison.backoff);
+        let again = self.millis() + backoff;
         self.compare_at(to, again);
     }
 

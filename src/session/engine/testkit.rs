@@ -10,7 +10,7 @@ use super::config::Config;
 use super::fetch::{FetchFault, Get};
 use super::message::{Phase, Want};
 use super::record::Record;
-use super::{Engine, Event, Names, Outcome, Output, Stored, Ticket, Token};
+use super::{Engine, Event, Loaded, Names, Outcome, Output, Stored, Ticket, Token};
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::stack::Time;
@@ -48,6 +48,12 @@ pub(crate) struct Node {
     pub(crate) store: HashMap<Vec<u8>, Bytes>,
     /// Nothing gets to it, and its senders are told that it failed.
     pub(crate) deaf: bool,
+}
+
+/// What a store has.
+fn load(store: &HashMap<Vec<u8>, Bytes>, key: &[u8]) -> Loaded {
+    let stored = store.get(key).and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
+    stored.map_or(Loaded::Missing, Loaded::Found)
 }
 
 pub(crate) struct Packet {
@@ -154,8 +160,8 @@ impl Group {
 
     pub(crate) fn commit(&mut self, node: usize, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
         if self.with(node, |engine, now| engine.must_load(now, key, &change)) {
-            let stored = self.nodes[node].store.get(key).and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
-            self.with(node, |engine, now| engine.loaded(now, key, stored.as_ref()));
+            let loaded = load(&self.nodes[node].store, key);
+            self.with(node, |engine, now| engine.loaded(now, key, &loaded));
         }
         self.with(node, |engine, now| engine.commit(now, key, change, want))
     }
@@ -273,9 +279,8 @@ impl Group {
                         engine.saved(time, savings.into_iter().zip(done).collect());
                     }
                     Output::Load(keys) => keys.iter().for_each(|key| {
-                        let stored = node.store.get(&**key);
-                        let stored = stored.and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
-                        engine.loaded(time, key, stored.as_ref());
+                        let loaded = load(&node.store, key);
+                        engine.loaded(time, key, &loaded);
                     }),
                     Output::Forget(key) => _ = node.store.remove(&*key),
                 }
