@@ -1,5 +1,9 @@
 //! Members that come, and get what there is.
 
+use std::collections::BTreeSet;
+
+use super::super::message::Message;
+use super::super::testkit::Packet;
 use super::*;
 
 #[test]
@@ -12,10 +16,34 @@ fn a_joiner_gets_everything_in_small_chunks_and_is_ready_then() {
     group.settle();
     let joiner = group.join(config);
     assert_eq!(group.engine(joiner).phase(), Phase::Joining);
+    group.begin(joiner);
+    let (mut chunks, mut most) = (0, 0);
+    while let Some(packet) = group.wire.pop_front() {
+        if let Some(Message::Chunk(chunk)) = decoded(&packet) {
+            chunks += 1;
+            let sizes: Vec<_> = chunk.entries.iter().map(|entry| entry.key.len() + entry.record.size()).collect();
+            let but_last: usize = sizes.iter().rev().skip(1).sum();
+            assert!(but_last < 2_000, "a chunk ends with the entry that fills it: {sizes:?}");
+        }
+        group.hand_over(packet);
+        for source in 0..2 {
+            let between =
+                |packet: &&Packet| [packet.from, packet.to] == [source, joiner] || [packet.to, packet.from] == [source, joiner];
+            let pulls = group.wire.iter().filter(between).filter_map(decoded);
+            most = most.max(pulls.filter(|message| matches!(message, Message::Pull { .. } | Message::Chunk(_))).count());
+        }
+    }
+    assert_eq!(most, 2, "as many are under way with each source as the window has");
+    let size = key(0).len() + group.engine(0).peek(&key(0)).expect("it is here").size();
+    assert!(chunks >= 3_000 / (2_000 / size + 1), "{chunks} chunks, of entries of {size} bytes");
     group.run_for(SECOND * 3);
     assert_eq!(group.engine(joiner).phase(), Phase::Ready);
     assert_eq!(group.engine(joiner).table.alive(), 3_000);
     assert!(group.agrees());
+}
+
+fn decoded(packet: &Packet) -> Option<Message> {
+    codec::decode(&mut Names::default(), Config::default().context, &packet.body).ok()
 }
 
 #[test]
@@ -28,21 +56,25 @@ fn updates_go_on_while_a_joiner_pulls() {
     group.settle();
     let joiner = group.join(config);
     group.begin(joiner);
-    let mut turn = 0;
+    let (mut turn, mut updated) = (0, BTreeSet::new());
     while let Some(packet) = group.wire.pop_front() {
         group.hand_over(packet);
         turn += 1;
         if turn % 3 == 0 && turn < 600 {
-            let number = key(turn % 500);
-            if group.engine(0).peek(&number).is_some() {
-                group.set(0, &number, "n", "2");
+            let number = turn % 500;
+            if group.engine(0).peek(&key(number)).is_some() {
+                group.set(0, &key(number), "n", "2");
+                updated.insert(number);
             }
         }
     }
+    assert!(updated.len() > 50, "{} updates", updated.len());
     group.run_for(SECOND * 20);
     assert!(group.agrees());
     for number in 0..500 {
-        assert_eq!(holders_of(&group, &key(number)), 2, "entry {number}");
+        let value: &[u8] = if updated.contains(&number) { b"2" } else { b"1" };
+        let found: Vec<_> = (0..3).filter_map(|node| group.value(node, &key(number), "n")).collect();
+        assert_eq!(found, [value, value], "entry {number}");
     }
 }
 
