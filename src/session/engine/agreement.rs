@@ -1,8 +1,12 @@
 //! Whether members hold what they should, and all the same: for tests.
 
+use std::sync::Arc;
+
 use super::record::{Death, Record};
 use super::table::{Held, SLOTS, SlotId};
 use super::{Engine, Key};
+use crate::id::UniqueId;
+use crate::member::Member;
 
 /// Whether these are all members, hold the same in each slot that they hold, values included, and nothing else; or what is wrong.
 pub(crate) fn agree(engines: &[&Engine]) -> Result<(), String> {
@@ -58,4 +62,22 @@ fn is_sound(engine: &Engine) -> Result<(), String> {
 
 fn text(key: &Key) -> String {
     String::from_utf8_lossy(key).into_owned()
+}
+
+impl Engine {
+    /// What is here of an entry, be it dead.
+    pub(crate) fn record(&self, key: &[u8]) -> Option<&Arc<Record>> {
+        self.table.get(key).map(|held| &held.record)
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = (&Key, &Arc<Record>)> {
+        self.table.iter().map(|(key, held)| (key, &held.record))
+    }
+
+    /// What was let go of since this was asked last, and who was to have it.
+    pub(crate) fn let_go_of(&mut self) -> Vec<(Key, Arc<Record>, Vec<UniqueId>)> {
+        let gone = std::mem::take(&mut self.handover.gone).into_iter();
+        let to = |key: &Key| self.placement.holding(super::slot_of(key)).map(Member::id).collect();
+        gone.map(|(key, record)| (key.clone(), record, to(&key))).collect()
+    }
 }

@@ -301,6 +301,10 @@ impl Engine {
         if let Some(lease) = lease {
             record.lease = Lease { version, millis: millis_of(lease) };
         }
+        #[cfg(test)]
+        if self.config.flaws.rename_without_attributes {
+            record.attributes = Attributes::default();
+        }
         record.seen.add(version);
         written(version, attributes).iter().for_each(|attribute| record.put(attribute.clone()));
         self.merge_here(&to, &record);
@@ -419,11 +423,19 @@ impl Engine {
 
     /// Whether another entry is one too many.
     pub(super) fn is_full(&self) -> bool {
+        #[cfg(test)]
+        if self.config.flaws.no_cap {
+            return false;
+        }
         self.table.len() >= self.config.max_entries || self.table.bytes() >= self.config.max_bytes
     }
 
     /// Whether an entry must not grow, for so many bytes that come and so many that go.
     pub(super) fn has_no_room_for(&self, more: usize, less: usize) -> bool {
+        #[cfg(test)]
+        if self.config.flaws.no_cap {
+            return false;
+        }
         more > less && self.table.bytes() + (more - less) > self.config.max_bytes
     }
 

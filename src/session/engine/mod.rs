@@ -225,6 +225,9 @@ pub(crate) struct Engine {
     counters: Counters,
     /// Whether anybody wants to know of changed attributes.
     tells_changes: bool,
+    /// A change that a planted flaw takes in later.
+    #[cfg(test)]
+    held_back: Option<message::Entry>,
 }
 
 /// What is known about a slot beside its entries.
@@ -279,6 +282,8 @@ impl Engine {
             names: Names::default(),
             counters: Counters::default(),
             tells_changes: true,
+            #[cfg(test)]
+            held_back: None,
             config,
         };
         engine.place();

@@ -75,8 +75,15 @@ impl Engine {
             let (key, whole) = (entry.key.clone(), entry.base.is_none().then(|| entry.record.fingerprint()));
             // A change of exactly what is here: then its sender has what will be here.
             let shared = self.table.get(&key).is_some_and(|held| entry.base.as_ref() == Some(&held.record.seen));
+            #[cfg(test)]
+            let entry = match self.spoiled(entry) {
+                Some(entry) => entry,
+                None => return true,
+            };
             match self.take(entry) {
                 Taken::Here { .. } => {}
+                #[cfg(test)]
+                Taken::BaseMissing if self.config.flaws.confirm_unmerged => return true,
                 Taken::BaseMissing | Taken::Full => return false,
                 Taken::Late => {
                     // Whoever sent it does not know yet.
@@ -290,6 +297,24 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// What becomes of an entry that comes in, by the flaws that are planted.
+    #[cfg(test)]
+    fn spoiled(&mut self, mut entry: Entry) -> Option<Entry> {
+        if self.config.flaws.wrong_value {
+            let record = Arc::make_mut(&mut entry.record);
+            for value in record.attributes.iter_mut().filter_map(|attribute| attribute.value.as_mut()) {
+                value.truncate(1);
+            }
+        }
+        if self.config.flaws.reorder_deltas && entry.base.is_some() {
+            let earlier = self.held_back.replace(entry)?;
+            let later = self.held_back.take()?;
+            let _ = self.take(later);
+            return Some(earlier);
+        }
+        Some(entry)
     }
 
     fn ignores_bases(&self) -> bool {

@@ -281,6 +281,10 @@ impl Engine {
             let mut last: Option<&Key> = None;
             let begin = from_key.take();
             for (key, held) in self.table.slot(*slot).after(begin.as_deref()) {
+                #[cfg(test)]
+                if self.config.flaws.tombstones_not_transferred && !held.is_alive() {
+                    continue;
+                }
                 if held.away && chunk.entries.is_empty() && chunk.done.is_empty() {
                     blocked = true;
                     break 'slots;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::Ticket;
 use super::super::commit::{Change, Commit, CommitFault, Committed, Refusal};
 use super::super::fetch::{FetchFault, Get};
 use super::super::message::{Phase, Want};
@@ -14,6 +13,7 @@ use super::super::record::{Name, Record};
 use super::super::swap::SwapFault;
 use super::super::table::{Key, slot_of};
 use super::super::version::Version;
+use super::super::{Copies, Ticket};
 use super::chance::Chance;
 use super::coverage::Fault;
 use super::oracle::{COUNTER, Kind, name};
@@ -62,6 +62,8 @@ pub(super) struct Clients {
     /// The names in use.
     pool: Vec<Key>,
     fresh: u64,
+    /// Most names are in one slot.
+    crowded: bool,
     seed: u64,
     reads: BTreeMap<(Pid, Ticket), (Key, Intent, Duration)>,
     commits: BTreeMap<(Pid, Ticket), Pending>,
@@ -70,7 +72,7 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn new(seed: u64, plan: &Plan) -> Self {
-        let mut clients = Self { seed, ..Self::default() };
+        let mut clients = Self { seed, crowded: plan.crowded, ..Self::default() };
         for _ in 0..plan.keys {
             let key = clients.fresh();
             clients.pool.push(key);
@@ -79,6 +81,21 @@ impl Clients {
     }
 
     fn fresh(&mut self) -> Key {
+        let crowd = self.pool.first().filter(|_| self.crowded && !self.fresh.is_multiple_of(3)).cloned();
+        match crowd {
+            Some(first) => self.beside(&first),
+            None => self.next(),
+        }
+    }
+
+    /// Nobody waits for the answers of a process that has ended.
+    pub(super) fn ended(&mut self, pid: Pid) {
+        self.reads.retain(|(of, _), _| *of != pid);
+        self.commits.retain(|(of, _), _| *of != pid);
+        self.swaps.retain(|(of, _), _| *of != pid);
+    }
+
+    fn next(&mut self) -> Key {
         self.fresh += 1;
         format!("k{}-{}", self.seed, self.fresh).into_bytes().into()
     }
@@ -86,7 +103,7 @@ impl Clients {
     /// A new name in the same slot.
     fn beside(&mut self, key: &[u8]) -> Key {
         loop {
-            let other = self.fresh();
+            let other = self.next();
             if slot_of(&other) == slot_of(key) {
                 return other;
             }
@@ -103,7 +120,7 @@ impl World {
         let gap = u64::try_from(self.plan.op_gap.as_millis()).expect("short");
         let next = self.chance.millis(0, 2 * gap);
         self.schedule(next, Happening::Client);
-        let key = self.chance.pick(&self.clients.pool).clone();
+        let key = self.choose_key();
         let intent = match self.chance.below(100) {
             0..=24 => Intent::Nothing,
             25..=74 => Intent::Update(self.attributes()),
@@ -111,13 +128,13 @@ impl World {
             80..=83 => Intent::Rename,
             84..=90 => Intent::Swap,
             more => {
-                let Some(node) = self.choose() else { return Ok(()) };
+                let Some(node) = self.choose(&key) else { return Ok(()) };
                 return self.make(node, &key, more >= 98);
             }
         };
         let twice = self.chance.percent(25);
         for _ in 0..=u64::from(twice) {
-            let Some(node) = self.choose() else { return Ok(()) };
+            let Some(node) = self.choose(&key) else { return Ok(()) };
             let mut intent = intent.clone();
             if let Intent::Update(attributes) = &mut intent {
                 *attributes = self.attributes();
@@ -127,15 +144,27 @@ impl World {
         Ok(())
     }
 
-    /// A node that serves; now and then one that does not yet, or that leaves.
-    fn choose(&mut self) -> Option<usize> {
+    /// One of the names; some plans have such that are hardly ever used.
+    fn choose_key(&mut self) -> Key {
+        let names = self.clients.pool.len();
+        let among = if self.plan.skewed { 1 + self.chance.index(names) } else { names };
+        self.clients.pool[self.chance.index(among)].clone()
+    }
+
+    /// A node that serves; now and then one that does not yet, or that leaves. In some plans mostly the same for the same name.
+    fn choose(&mut self, key: &Key) -> Option<usize> {
         let any = self.chance.percent(5);
         let serves = |node: &usize| {
             let engine = self.nodes[*node].process.as_ref().map(|process| (&process.engine, process.leaving));
             engine.is_some_and(|(engine, leaving)| any || engine.phase() == Phase::Ready && !leaving)
         };
         let nodes: Vec<_> = self.awake().into_iter().filter(serves).collect();
-        (!nodes.is_empty()).then(|| *self.chance.pick(&nodes))
+        let at = if self.plan.sticky && !self.chance.percent(20) {
+            usize::from(slot_of(key)) % nodes.len().max(1)
+        } else {
+            self.chance.index(nodes.len())
+        };
+        nodes.get(at).copied()
     }
 
     fn attributes(&mut self) -> Attributes {
@@ -178,7 +207,7 @@ impl World {
                 self.coverage.saw(Fault::Read);
                 self.read(pid, key, Some(&record), intent, self.now)?;
             }
-            Get::Absent => self.oracle.read(pid, key, None, self.now, &self.nodes)?,
+            Get::Absent => self.read(pid, key, None, intent, self.now)?,
             Get::Asking(ticket) => {
                 self.oracle.asked(pid, ticket, Kind::Fetch, self.now)?;
                 self.clients.reads.insert((pid, ticket), (key.clone(), intent, self.now));
@@ -188,10 +217,13 @@ impl World {
     }
 
     fn read(&mut self, pid: Pid, key: &Key, record: Option<&Arc<Record>>, intent: Intent, since: Duration) -> Verdict {
-        self.oracle.read(pid, key, record.map(|record| &**record), since, &self.nodes)?;
+        self.oracle.read(pid, key, record.map(|record| &**record), since, self.now, &self.nodes)?;
+        if self.proving {
+            self.must_be(pid, key, record.map(|record| &**record))?;
+        }
         let Some(record) = record else { return Ok(()) };
-        self.oracle.accessed(pid, key, self.now);
-        let after = if self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };
+        self.oracle.leases.accessed(pid, key, self.now);
+        let after = if self.proving || self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };
         let thought = Thought { key: key.clone(), read: Arc::clone(record), intent };
         self.schedule(after, Happening::Think { pid, thought });
         Ok(())
@@ -208,6 +240,7 @@ impl World {
                 self.coverage.saw(Fault::Fetched);
                 self.read(pid, &key, record.as_ref(), intent, since)
             }
+            Err(fault) if self.proving => Err(format!("{pid:?} cannot read {}: {fault:?}", name(&key))),
             Err(_) => Ok(()),
         }
     }
@@ -241,6 +274,27 @@ impl World {
         }
     }
 
+    /// Whether nothing that was asked is still to be answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.clients.reads.is_empty() && self.clients.commits.is_empty() && self.clients.swaps.is_empty()
+    }
+
+    /// The keys in use.
+    pub(super) fn pool(&self) -> Vec<Key> {
+        self.clients.pool.clone()
+    }
+
+    /// Somebody changes an entry at a node, or replaces what is there.
+    pub(super) fn prove(&mut self, node: usize, key: &Key, swap: bool) -> Verdict {
+        let intent = if swap { Intent::Swap } else { Intent::Update(self.attributes()) };
+        self.get(node, key, intent)
+    }
+
+    /// Somebody only reads.
+    pub(super) fn look_up(&mut self, node: usize, key: &Key) -> Verdict {
+        self.get(node, key, Intent::Nothing)
+    }
+
     /// Another name instead of this one.
     fn renew(&mut self, key: &Key) {
         let fresh = self.clients.fresh();
@@ -258,7 +312,7 @@ impl World {
     }
 
     fn change(&mut self, pid: Pid, key: &Key, change: Change) -> Verdict {
-        let want = Self::want(&mut self.chance);
+        let want = if self.proving { Want::All } else { Self::want(&mut self.chance) };
         let time = self.time(pid.node);
         let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
         self.trace.tell(|| format!("{:?} {pid:?} commits {}: {change:?} {want:?}", self.now, name(key)));
@@ -282,18 +336,26 @@ impl World {
             Ok(commit) => commit,
             Err(refusal) => {
                 self.trace.tell(|| format!("{:?} {pid:?} refuses: {refusal:?}", self.now));
-                return match refusal {
-                    Refusal::Exists | Refusal::Removed | Refusal::Expired => self.with(pid.node, |_| ()),
-                    _ => Err(format!("{pid:?} refuses a change of {}: {refusal:?}", name(key))),
-                };
+                if refusal == Refusal::Full {
+                    self.coverage.saw(Fault::Full);
+                }
+                let ended = self.oracle.leases.has_lapsed(key, read.as_ref().map_or(Version::ZERO, |read| read.birth));
+                let truth = self.oracle.is_true(refusal, key, read.as_deref(), to.as_ref());
+                if !truth || self.proving && !ended && refusal != Refusal::Full {
+                    return Err(format!("{pid:?} refuses a change of {}, of {read:?}: {refusal:?}", name(key)));
+                }
+                return self.with(pid.node, |_| ());
             }
         };
         self.coverage.saw(fault);
         let after = engine.table.get(key).map(|held| Arc::clone(&held.record));
         let renamed = to.as_ref().and_then(|to| engine.table.get(to)).map(|held| Arc::clone(&held.record));
         let known = before.or(read);
-        self.oracle.key(key, lease);
-        self.oracle.accessed(pid, key, self.now);
+        if matches!(fault, Fault::Created | Fault::Replaced) && known.is_none() {
+            self.fits(pid)?;
+        }
+        self.oracle.leases.gives(key, lease.unwrap_or_default());
+        self.oracle.leases.accessed(pid, key, self.now);
         let mut keys = vec![key.clone()];
         match (after, &commit) {
             (Some(after), _) if removal => self.oracle.wrote(Write::death(key, after.end.death, pid, self.now)),
@@ -317,9 +379,7 @@ impl World {
             (None, _) => return Err(format!("{pid:?} has nothing of what it wrote to {}", name(key))),
         }
         if let Some(to) = to {
-            let least = self.plan.leases.iter().filter(|lease| **lease > 0).min().copied().unwrap_or(0);
-            self.oracle.key(&to, Some(Duration::from_millis(least)));
-            self.oracle.accessed(pid, &to, self.now);
+            self.oracle.leases.accessed(pid, &to, self.now);
             let (Some(old), Some(new)) = (known, renamed) else {
                 return Err(format!("{pid:?} has nothing of {} after the rename", name(&to)));
             };
@@ -341,6 +401,17 @@ impl World {
         self.with(pid.node, |_| ())
     }
 
+    /// What is made here must not be more than may be here.
+    fn fits(&self, pid: Pid) -> Verdict {
+        let Some(engine) = self.process(pid).map(|process| &process.engine) else { return Ok(()) };
+        let config = &self.plan.config;
+        if engine.table.len() > config.max_entries || engine.table.bytes() > config.max_bytes {
+            let (entries, bytes) = (engine.table.len(), engine.table.bytes());
+            return Err(format!("{pid:?} has made more than it may hold: {entries} entries, {bytes} bytes"));
+        }
+        Ok(())
+    }
+
     /// Under another name an entry is what it was, and what was changed with it.
     fn goes_on(&mut self, pid: Pid, to: &Key, old: &Record, new: &Record, asked: Attributes) -> Verdict {
         let mut expected: BTreeMap<Name, Option<Bytes>> =
@@ -351,6 +422,7 @@ impl World {
         if expected != found {
             return Err(format!("{pid:?} renamed {old:?}, and made {new:?}"));
         }
+        self.oracle.leases.gives(to, Duration::from_millis(new.lease.millis));
         self.oracle.wrote(Write::birth(to, new.birth, pid, self.now));
         for attribute in &new.attributes {
             let write = Write::attribute(to, new.birth, attribute, pid, self.now);
@@ -380,7 +452,17 @@ impl World {
         if removal && !self.oracle.knows(&keys[0], receipt.version) {
             self.oracle.wrote(Write::death(&keys[0], receipt.version, pid, self.now));
         }
+        self.wanted(pid, receipt, 0)?;
         self.oracle.receipt(pid, keys, receipt, &self.nodes)
+    }
+
+    /// A receipt says how many copies are to be made; the owner that decides for others is one itself.
+    fn wanted(&self, pid: Pid, receipt: &Committed, more: usize) -> Verdict {
+        let right = match self.plan.config.copies {
+            Copies::Backups(backups) => (backups..=backups + more).contains(&receipt.wanted),
+            Copies::Everywhere => receipt.wanted < self.nodes.len(),
+        };
+        if right { Ok(()) } else { Err(format!("{pid:?} is told of the wrong number of copies: {receipt:?}")) }
     }
 
     pub(super) fn committed(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, CommitFault>) -> Verdict {
@@ -394,6 +476,7 @@ impl World {
                 self.coverage.saw(Fault::Confirmed);
                 self.receipt(pid, &keys, want, &receipt, removal)
             }
+            Err(fault) if self.proving && !self.plan.capped => Err(format!("{pid:?} cannot write {keys:?}: {fault:?}")),
             Err(fault) => {
                 self.coverage.saw(Fault::Unconfirmed);
                 self.confirmed(pid, &keys, &fault.committed, removal)
@@ -403,7 +486,8 @@ impl World {
 
     fn swap(&mut self, pid: Pid, key: &Key, read: &Record) -> Verdict {
         let expected = read.attribute(COUNTER).map_or(Version::ZERO, |attribute| attribute.version);
-        let (want, value) = (Self::want(&mut self.chance), self.value());
+        let want = if self.proving { Want::All } else { Self::want(&mut self.chance) };
+        let value = self.value();
         let time = self.time(pid.node);
         let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
         let ticket = process.engine.swap(time, key, COUNTER.into(), expected, Some(value.clone()), want);
@@ -419,12 +503,17 @@ impl World {
         let Some(Swapping { key, expected, value }) = self.clients.swaps.remove(&(pid, ticket)) else {
             return Err(format!("{pid:?} swapped {ticket}, which nobody asked for"));
         };
+        let ended = || self.oracle.leases.has_lapsed(&key, Version::ZERO);
+        if self.proving && !self.plan.capped && result.is_err() && !ended() {
+            return Err(format!("{pid:?} cannot replace {expected} of {}: {result:?}", name(&key)));
+        }
         match result {
             Ok(receipt) | Err(SwapFault::Unconfirmed(receipt)) => {
                 self.coverage.saw(Fault::SwapDone);
                 if receipt.version <= expected {
                     return Err(format!("{pid:?} wrote {} over {expected}", receipt.version));
                 }
+                self.wanted(pid, &receipt, 1)?;
                 self.oracle.won(&key, expected, receipt.version, &value)?;
                 self.oracle.receipt(pid, &[key], &receipt, &self.nodes)
             }

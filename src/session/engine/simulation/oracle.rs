@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::commit::Committed;
+use super::super::commit::{Committed, Refusal};
 use super::super::record::{Death, Name, Record};
 use super::super::seen::Seen;
 use super::super::table::{Key, slot_of};
 use super::super::version::Version;
 use super::super::{Event, Ticket, What};
 use super::coverage::{Coverage, Fault};
-use super::plan::{Plan, SLOW_DELAY};
+use super::leases::Leases;
+use super::plan::Plan;
 use super::swaps::Swaps;
 use super::trace::Trace;
 use super::world::{Node, Pid, Process, Verdict};
@@ -60,9 +61,7 @@ pub(super) struct Oracle {
     tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
     /// The same by time.
     deadlines: BTreeSet<(Duration, Pid, Ticket)>,
-    accesses: BTreeMap<Key, BTreeMap<Pid, Duration>>,
-    /// The shortest lease that a key was given.
-    leases: BTreeMap<Key, u64>,
+    pub(super) leases: Leases,
     /// Keys of which an entry has expired since the last calm.
     lapsed: BTreeSet<Key>,
     /// When two nodes could last not talk to each other.
@@ -72,16 +71,21 @@ pub(super) struct Oracle {
     /// When all were last found equal.
     settled: Duration,
     limits: [Duration; 3],
-    lossy: bool,
+    pub(super) lossy: bool,
+    /// Members may hold little, and what they have no room for is missing where it is looked for.
+    pub(super) capped: bool,
     max_entries: usize,
+    max_bytes: usize,
+    /// What each process held when it was last looked at: entries, and bytes.
+    sizes: BTreeMap<Pid, (usize, usize)>,
+    /// Whether a member is taking in what another sends.
+    pub(super) receiving: bool,
 }
 
 /// The attribute that is only written on a condition.
 pub(super) const COUNTER: &str = "n";
 /// Answers may be this late: timers have whole milliseconds.
-const LATE: Duration = Duration::from_millis(20);
-/// Expiry may err by what is said between members while it decides.
-const REAP: u64 = 3_000 + 2 * SLOW_DELAY;
+pub(super) const LATE: Duration = Duration::from_millis(20);
 /// After this long without a fault, all members that see each other have compared what they hold.
 pub(super) const SETTLE: Duration = Duration::from_secs(10);
 /// Deliveries under way at one member, at most.
@@ -93,7 +97,9 @@ impl Oracle {
         Self {
             limits: [config.commit_timeout, config.fetch_timeout, config.commit_timeout + config.fetch_timeout],
             lossy: plan.net.loss + plan.net.slow > 0,
+            capped: plan.capped,
             max_entries: config.max_entries,
+            max_bytes: config.max_bytes,
             ..Self::default()
         }
     }
@@ -123,16 +129,8 @@ impl Oracle {
     }
 
     /// Whether these two could talk to each other all the time since then.
-    fn talked(&self, a: usize, b: usize, since: Duration) -> bool {
+    pub(super) fn talked(&self, a: usize, b: usize, since: Duration) -> bool {
         self.disturbed.get(&(a.min(b), a.max(b))).is_none_or(|at| *at < since)
-    }
-
-    pub(super) fn key(&mut self, key: &Key, lease: Option<Duration>) {
-        self.keys.insert(key.clone());
-        if let Some(lease) = lease.filter(|lease| !lease.is_zero()) {
-            let millis = u64::try_from(lease.as_millis()).expect("leases are short");
-            self.leases.entry(key.clone()).and_modify(|least| *least = millis.min(*least)).or_insert(millis);
-        }
     }
 
     /// A client's write was made.
@@ -179,6 +177,19 @@ impl Oracle {
         of_it.any(|write| write.excused)
     }
 
+    /// A client was told that its change cannot be made.
+    pub(super) fn is_true(&self, refusal: Refusal, key: &Key, read: Option<&Record>, to: Option<&Key>) -> bool {
+        let birth = read.map_or(Version::ZERO, |read| read.birth);
+        match refusal {
+            Refusal::Exists => to.map_or_else(|| self.keys.contains(key), |to| self.keys.contains(to)),
+            // A holder without room for an entry knows nothing of it, and takes it for forgotten: that is what a cap costs.
+            Refusal::Removed => self.knows(key, birth) || self.leases.has_lapsed(key, birth) || self.capped,
+            Refusal::Expired => self.leases.has_lapsed(key, birth),
+            Refusal::Full => self.capped,
+            Refusal::TooLarge | Refusal::OtherSlot => false,
+        }
+    }
+
     /// Whether a removal is known.
     pub(super) fn knows(&self, key: &Key, death: Version) -> bool {
         self.deaths.get(key).is_some_and(|deaths| deaths.iter().any(|known| *known >= death))
@@ -223,8 +234,12 @@ impl Oracle {
     pub(super) fn observe(&mut self, pid: Pid, now: Duration, nodes: &[Node], trace: &mut Trace) -> Verdict {
         let Some(process) = running(nodes, pid) else { return Ok(()) };
         let engine = &process.engine;
-        if engine.table.len() > self.max_entries {
-            return Err(format!("{pid:?} holds {} entries", engine.table.len()));
+        // What this member's own clients remove or rename leaves more; what others send must fit.
+        let size = (engine.table.len(), engine.table.bytes());
+        let before = self.sizes.insert(pid, size).unwrap_or_default();
+        let more = size.0 > self.max_entries.max(before.0) || size.1 > self.max_bytes.max(before.1);
+        if more && self.receiving {
+            return Err(format!("{pid:?} holds more than it may: {} entries, {} bytes", size.0, size.1));
         }
         if engine.under_way() > MAX_UNDER_WAY {
             return Err(format!("{pid:?} has {} deliveries under way", engine.under_way()));
@@ -263,6 +278,7 @@ impl Oracle {
                 continue;
             };
             self.swapped(pid, now, key, &record, seen.as_ref());
+            self.leases.holds(key, &record);
             self.are_known(&record).map_err(|what| format!("{pid:?} holds {}: {what}", name(key)))?;
             // What it has again, it has not let go of.
             if let Some(handed) = self.handed.get_mut(&(pid, key.clone())) {
@@ -314,7 +330,16 @@ impl Oracle {
     }
 
     /// What a client has read that asked at this time.
-    pub(super) fn read(&self, pid: Pid, key: &Key, record: Option<&Record>, since: Duration, nodes: &[Node]) -> Verdict {
+    #[expect(clippy::too_many_arguments, reason = "who has read what, and when")]
+    pub(super) fn read(
+        &mut self,
+        pid: Pid,
+        key: &Key,
+        record: Option<&Record>,
+        since: Duration,
+        now: Duration,
+        nodes: &[Node],
+    ) -> Verdict {
         if let Some(record) = record {
             if !record.is_alive() {
                 return Err(format!("{pid:?} read a dead entry: {record:?}"));
@@ -326,33 +351,36 @@ impl Oracle {
         }
         let Some(process) = running(nodes, pid) else { return Ok(()) };
         // What others wrote is found as well, while members only come and go.
-        let smooth = !self.lossy && record.is_none() && self.rough + SETTLE < since;
+        let smooth = !self.lossy && !self.capped && record.is_none() && self.rough + SETTLE < since;
         let meant = |write: &Write| write.by == pid || smooth && write.mark == Mark::Birth && write.at + SETTLE < since;
         let mine = |write: &&Write| !write.excused && write.at < since && write.mark != Mark::Death && meant(write);
+        let known = process.engine.participants();
+        let mut elsewhere = false;
         for write in self.writes.get(key).into_iter().flatten().filter(mine) {
-            // Who has it is there, and was for as long as it takes to see each other.
+            // Who has it is there, and has been since the question. For what others wrote, for as long as it takes to see each other.
+            let seen_since = if write.by == pid { since } else { since.saturating_sub(SETTLE) };
             let near = |other: &Pid| {
-                let seen = || process.view.contains_key(&other.node) && nodes[other.node].paused.is_none();
-                *other == pid || seen() && self.talked(pid.node, other.node, since.saturating_sub(SETTLE))
+                let knows = |other: &Process| known.contains(&other.member.id()) && process.view.contains_key(&other.pid.node);
+                let awake = nodes[other.node].paused.is_none();
+                let seen = awake && running(nodes, *other).is_some_and(knows);
+                *other == pid || seen && self.talked(pid.node, other.node, seen_since)
             };
+            if !write.responsible.iter().any(near) {
+                continue;
+            }
+            elsewhere |= !write.responsible.contains(&pid);
             let contained = match record {
                 Some(record) => write.is_in(record),
-                None => self.may_have_ended(key, write),
+                None => self.may_have_ended(pid, key, write, now),
             };
-            if !contained && write.responsible.iter().any(near) {
+            if !contained {
                 return Err(format!("{pid:?} read less than was written, {write:?}: {record:?}"));
             }
         }
+        if elsewhere {
+            self.coverage.saw(Fault::OwnElsewhere);
+        }
         Ok(())
-    }
-
-    fn may_have_ended(&self, key: &Key, write: &Write) -> bool {
-        self.leases.contains_key(key)
-            || self.deaths.get(key).is_some_and(|deaths| deaths.iter().any(|death| *death >= write.birth))
-    }
-
-    pub(super) fn accessed(&mut self, pid: Pid, key: &Key, now: Duration) {
-        self.accesses.entry(key.clone()).or_default().insert(pid, now);
     }
 
     pub(super) fn event(&mut self, pid: Pid, now: Duration, event: &Event, nodes: &[Node]) -> Verdict {
@@ -369,22 +397,6 @@ impl Oracle {
                 }
             }
             _ => {}
-        }
-        Ok(())
-    }
-
-    fn expired(&self, pid: Pid, now: Duration, key: &Key, nodes: &[Node]) -> Verdict {
-        let Some(lease) = self.leases.get(key) else { return Err(format!("{} expired without a lease", name(key))) };
-        let Some(process) = running(nodes, pid) else { return Ok(()) };
-        for (other, at) in self.accesses.get(key).into_iter().flatten() {
-            let Some(reader) = running(nodes, *other) else { continue };
-            let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
-            let heard = holds || !self.lossy;
-            let near = *other == pid || heard && self.talked(other.node, pid.node, *at);
-            let resting = nodes[other.node].paused.is_some();
-            if near && !resting && now < *at + Duration::from_millis(lease.saturating_sub(REAP)) {
-                return Err(format!("{pid:?} expired {} though {other:?} accessed it at {at:?}, lease {lease} ms", name(key)));
-            }
         }
         Ok(())
     }
@@ -451,6 +463,7 @@ impl Oracle {
             }
         }
         self.held.remove(&pid);
+        self.sizes.remove(&pid);
         self.handed.retain(|(of, _), _| *of != pid);
         self.tickets.retain(|(of, _), _| *of != pid);
         self.deadlines.retain(|(_, of, _)| *of != pid);
@@ -493,6 +506,13 @@ impl Oracle {
         self.settled = now;
         self.lapsed.clear();
         Ok(())
+    }
+
+    /// Somebody has no room: only what was confirmed has to be there.
+    pub(super) fn left_as_it_is(&mut self, nodes: &[Node]) -> Verdict {
+        let keys: Vec<_> = self.writes.keys().cloned().collect();
+        self.lapsed.clear();
+        keys.iter().try_for_each(|key| self.check(key, nodes))
     }
 
     /// Of two writes that did not know of each other, the one that is gone must have been told of.
