@@ -294,6 +294,9 @@ impl Crew {
                     let spare = desk.ready.is_empty() && desk.running.iter().min().is_some_and(|oldest| *oldest > seen);
                     seen = desk.turns;
                     if spare {
+                        // It began after the last time that this thread asked, which may be long ago: should it be stuck all the
+                        // same, somebody has to see it.
+                        desk.busy = true;
                         self.count_standing_by(&mut desk, 1);
                         stands_by = true;
                     }
