@@ -23,12 +23,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inbox::{Inbox, Item};
 use super::{MemberSink, Membership, MembershipStats, Mode};
-use crate::id::{UniqueId, mix};
+pub use crate::id::placeholder_id;
 use crate::member::Member;
 use crate::stack::{Departure, Event};
 
@@ -57,28 +57,6 @@ struct Running {
     local: Member,
     told: BTreeMap<SocketAddr, Member>,
     inbox: Arc<Inbox>,
-}
-
-/// The id of a member of which only the address is known. Of two members at one address, the later one takes the place of the
-/// earlier.
-#[must_use]
-pub fn placeholder_id(address: SocketAddr) -> UniqueId {
-    let host = match address.ip() {
-        IpAddr::V4(host) => host.to_ipv6_mapped(),
-        IpAddr::V6(host) => host,
-    };
-    let host = u128::from(host);
-    let seed = mix(u64::from(address.port()));
-    let low = mix(seed ^ mix(host as u64));
-    let high = mix(low ^ mix((host >> 64) as u64));
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&high.to_be_bytes());
-    id[8..].copy_from_slice(&low.to_be_bytes());
-    // A UUID of version 8 like our own, but without their marker: whoever has this id is not known to be one of ours.
-    id[0] = 0;
-    id[6] = 0x80 | (id[6] & 0x0f);
-    id[8] = 0x80 | (id[8] & 0x3f);
-    UniqueId::from_bytes(id)
 }
 
 impl StaticMembers {
@@ -206,14 +184,13 @@ impl From<Member> for StaticMember {
 
 impl From<SocketAddr> for StaticMember {
     fn from(address: SocketAddr) -> Self {
-        Self(Member::new(address).with_id(placeholder_id(address)))
+        Self(Member::placeholder(address))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Capabilities;
     use crate::membership::MemberHandler;
 
     #[derive(Default)]
@@ -279,18 +256,5 @@ mod tests {
         membership.announce(&Member::new(address(2))).unwrap();
         let [one, two] = [1, 2].map(|host| StaticMember::from(address(host)).0);
         assert_eq!(told(), [Event::Added(one), Event::Removed(two, Departure::Left)]);
-    }
-
-    #[test]
-    fn a_placeholder_is_the_address_and_promises_nothing() {
-        let mut ids: Vec<_> = (0..=u8::MAX).map(|host| placeholder_id(address(host))).collect();
-        ids.push(placeholder_id(([10, 0, 0, 1], 4001).into()));
-        ids.sort();
-        ids.dedup();
-        assert_eq!(ids.len(), 257);
-        assert_eq!(placeholder_id(address(1)), placeholder_id(address(1)));
-        assert!(ids.iter().all(|id| id.capabilities() == Capabilities::NONE));
-        // Every node must derive the same one, also a node of another version.
-        assert_eq!(placeholder_id(address(1)).to_string(), "00721cc54a1f89168f32279428c0d7e2");
     }
 }
