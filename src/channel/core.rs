@@ -24,7 +24,7 @@ use crate::member::Member;
 use crate::membership::{MemberHandler, Membership};
 use crate::message::{Body, Message};
 use crate::options::{Acknowledgement, SendOptions};
-use crate::stack::{Event, Gate, Inbound, Outbound, Output, Probe, Reply, Stack, Time, Urgency, View, pass_gates};
+use crate::stack::{Departure, Event, Gate, Inbound, Outbound, Output, Probe, Reply, Stack, Time, Urgency, View, pass_gates};
 use crate::transport::duplicates::{Admission, DuplicateLimits, Duplicates};
 use crate::transport::{MessageHandler, Receiver, Sender};
 use crate::wire::{Frame, channel_data, frame};
@@ -394,6 +394,8 @@ impl Core {
             Output::Event(event) => {
                 match &event {
                     Event::Added(member) => after.actions.push(Action::Connect(member.clone())),
+                    // What is under way to a placeholder arrives, whatever the name.
+                    Event::Removed(_, Departure::Identified) => {}
                     Event::Removed(member, _) => after.actions.push(Action::Disconnect(member.clone())),
                     _ => {}
                 }

@@ -125,6 +125,10 @@ impl State {
             let changes = match old {
                 Some(old) if old.same_value(member) => [None, None],
                 Some(old) if old == *member => [None, Some(Event::Updated(member.clone()))],
+                // For a moment both are there: nobody is to see neither.
+                Some(old) if old.is_placeholder() => {
+                    [Some(Event::Added(member.clone())), Some(Event::Removed(old, Departure::Identified))]
+                }
                 // Another id at the same address is another process: the old one must be gone.
                 Some(old) => [Some(Event::Removed(old, Departure::Failed)), Some(Event::Added(member.clone()))],
                 None => [None, Some(Event::Added(member.clone()))],
@@ -232,7 +236,7 @@ mod tests {
 
         let real = Member::new(address(1));
         list.add(real.clone());
-        assert_eq!(told(), [Event::Removed(placeholder, Departure::Failed), Event::Added(real.clone())]);
+        assert_eq!(told(), [Event::Added(real.clone()), Event::Removed(placeholder, Departure::Identified)]);
         list.add(real.clone());
         assert_eq!(told(), []);
         let changed = real.with_payload("p");
