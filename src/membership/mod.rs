@@ -50,12 +50,12 @@ pub trait Membership: Send {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// A message came from a sender that this membership has told of otherwise: somebody else is there at its address, or it says other
-    /// things of itself. For a membership that does not hear of members by itself; others need not care.
+    /// A message came from a sender that this membership knows differently: with another id at this address, or with another payload,
+    /// domain or port. For memberships that do not learn of members by themselves. Does nothing by default.
     ///
-    /// Not trusted: whoever can connect can claim to be anybody. Called by the channel's timers, a moment after the message came in,
-    /// and not for each: of one address the last sender within 20 ms counts, and one that nothing followed from is not told again
-    /// before the next heartbeat.
+    /// The sender is not trusted: whoever can connect can claim to be any member. Called by the channel's timers' thread, a moment after
+    /// the message, but not for each message: of one address only the last sender is told, every 20 ms at most. A sender is not told
+    /// again before the next heartbeat if no event followed.
     fn heard(&mut self, _sender: &Member) {}
 
     /// Says goodbye, if it has announced the member, closes everything and joins the threads; nothing is pushed afterwards.

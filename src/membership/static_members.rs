@@ -17,17 +17,19 @@
 //! # Ids
 //!
 //! The id of a process is new at every boot, so a list can hardly know it. A member that is given by its address alone is a
-//! [placeholder](Member::is_placeholder) at first: its id is derived from the address, the same on every node, and without
+//! [placeholder](Member::is_placeholder) at first. Its id is derived from the address: it is the same on every node, and has no
 //! capabilities. Messages go to the address and reach whoever is there.
 //!
-//! What a member sends tells who it is, and the first message from an address of the list, be it the probe of a
-//! `TcpFailureDetector`, puts the real member in the placeholder's place: the real one is added, with its capabilities, payload and
-//! domain, and the placeholder is removed as [`Identified`](Departure::Identified). So is a member that has restarted under its
-//! address, with the next message of the new process; and one that has changed its payload is updated. The address must be the
-//! one that the member tells of itself: the one it is bound to, or what `ChannelBuilder::advertise` says.
+//! Each message carries its sender. The first one from an address of the list, which may be the probe of a `TcpFailureDetector`, puts the
+//! real member in the place of the placeholder: the real member is added, with its capabilities, payload and domain, and the placeholder is
+//! removed as [`Identified`](Departure::Identified). The same happens when a member has restarted under its address and the new process
+//! sends its first message; the former member is then removed as [`Failed`](Departure::Failed). A member whose payload has changed is
+//! updated. The address on the list must be the one that the member announces: the one that it is bound to, or the one given to
+//! `ChannelBuilder::advertise`.
 //!
-//! So whoever can connect can claim to be at an address of the list, until the real member sends again; at no other. Where ids are
-//! fixed (Tribes: `StaticMember` with `uniqueId`) give whole [`Member`]s: what is sent by others at their addresses changes nothing.
+//! Senders are not authenticated. Whoever can connect can claim to be at an address of the list, until the real member sends again, but at no
+//! other address. A member that is given whole, as a [`Member`] with its id (Tribes: `StaticMember` with `uniqueId`), stays as it was given,
+//! whatever is sent from its address.
 
 use std::collections::BTreeMap;
 use std::io;
