@@ -67,6 +67,7 @@ impl Engine {
 
     /// Takes in all entries, or none from the first on that cannot be: a rename brings the new entry before the old one's death.
     fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
+        let renames = self.renames_in(&entries);
         for entry in entries {
             if self.is_leaving() && self.table.get(&entry.key).is_none() {
                 // Whoever sent it has not heard that this member leaves, and would count on a copy that goes with it.
@@ -75,7 +76,7 @@ impl Engine {
             let (key, whole) = (entry.key.clone(), entry.base.is_none().then(|| entry.record.fingerprint()));
             // A change of exactly what is here: then its sender has what will be here.
             let shared = self.table.get(&key).is_some_and(|held| entry.base.as_ref() == Some(&held.record.seen));
-            match self.take(entry) {
+            match self.take_of(&renames, entry) {
                 Taken::Here { .. } => {}
                 Taken::BaseMissing | Taken::Full => return false,
                 Taken::Late => {
