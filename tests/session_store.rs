@@ -3,10 +3,10 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _, stderr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Once};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{env, fs, process, thread};
 
 use tribes::UniqueId;
 use tribes::session::store::{FileStore, MemoryStore, Store};
@@ -137,12 +137,28 @@ struct Place(PathBuf);
 
 impl Place {
     fn new() -> Self {
-        Self(env::temp_dir().join(format!("tribes-store-{}", UniqueId::random())))
+        static ONCE: Once = Once::new();
+        ONCE.call_once(remove_forgotten);
+        Self(env::temp_dir().join(format!("tribes-store-{}-{}", process::id(), UniqueId::random())))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes what tests have left behind that were killed: these, those of `session_persistence`, and of the crate itself. Each directory has
+/// the number of its process in its name.
+fn remove_forgotten() {
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rest = ["tribes-store-", "tribes-persistence-"].iter().find_map(|prefix| name.strip_prefix(prefix));
+        let process = rest.and_then(|rest| rest.split('-').next()).and_then(|process| process.parse::<u32>().ok());
+        // Where there is no /proc, nobody is known to be dead.
+        if process.is_some_and(|process| Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{process}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }

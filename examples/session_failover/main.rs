@@ -1,5 +1,6 @@
 //! Sessions that survive: three member processes hold some hundred sessions that change all the time. One member is killed, then all
-//! are restarted one after another, and each session is looked up again. Ends by itself, with an error when anything was lost.
+//! are restarted one after another; each request looks whether it finds what was confirmed last, and after each blow all sessions are read
+//! through all members. Ends by itself, with an error when anything was lost.
 //!
 //! ```text
 //! cargo run --release --example session_failover
@@ -31,10 +32,13 @@ fn main() -> ExitCode {
         [_, group, listen] => serve(group, listen),
         _ => tell_the_story(),
     };
-    if let Err(error) = &outcome {
-        eprintln!("\nFAILED: {error}");
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nFAILED: {error}");
+            ExitCode::FAILURE
+        }
     }
-    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn serve(group: &str, listen: &str) -> Result<(), Box<dyn Error>> {
@@ -46,30 +50,31 @@ fn tell_the_story() -> Result<(), Box<dyn Error>> {
     let port = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?.port();
     let mut all = Cluster::start(SocketAddr::from(([228, 0, 0, 4], port)))?;
     all.until_ready()?;
-    all.tell("three processes have found each other");
+    all.tell("anna, ben and carol have started and found each other");
     all.loading = true;
     all.until_copied()?;
-    all.tell(&format!("{SESSIONS} sessions are there, each with an owner and a backup; they are changed all the time"));
-    all.go_on(Duration::from_millis(2500))?;
+    all.tell(&format!("{SESSIONS} sessions created; from now on they change all the time"));
+    all.go_on(Duration::from_millis(2000))?;
 
     all.kill(BEN)?;
-    all.tell("ben was killed, with SIGKILL, in the middle of its work");
-    all.until_copied()?;
-    all.tell("anna and carol have taken over: each session has an owner and a backup again");
-    all.go_on(Duration::from_millis(1500))?;
+    all.tell("ben is killed in the middle of its work (SIGKILL)");
     all.verify()?;
+    all.until_copied()?;
+    all.tell("anna and carol have made the missing copies");
+    all.go_on(Duration::from_millis(1000))?;
     all.restart(BEN)?;
-    all.tell("ben is back, with its share");
-    all.go_on(Duration::from_millis(1500))?;
+    all.tell("ben is back and holds its share again");
+    all.go_on(Duration::from_millis(1000))?;
 
-    all.tell("now a rolling restart, as for a new release: one after another hands over, leaves, and comes back");
+    all.tell("now a rolling restart: each hands over, leaves and comes back");
     for (member, name) in NAMES.iter().enumerate() {
         all.drain(member)?;
-        all.tell(&format!("{name} has handed over, and left"));
-        all.go_on(Duration::from_millis(600))?;
+        all.tell(&format!("{name} has handed over its sessions and left"));
+        all.verify()?;
+        all.go_on(Duration::from_millis(800))?;
         all.restart(member)?;
-        all.tell(&format!("{name} is back, with its share"));
-        all.go_on(Duration::from_millis(900))?;
+        all.tell(&format!("{name} is back and holds its share again"));
+        all.go_on(Duration::from_millis(1000))?;
     }
     all.verify()?;
     all.conclude()

@@ -1,5 +1,5 @@
 //! What an application does: a channel, a manager on it, and threads that serve requests. Here a request is a line of standard input,
-//! `VERB NUMBER ID VALUE`, and its answer is a line of standard output that begins alike.
+//! `VERB NUMBER ID VALUE`, and its answer is a line of standard output, `VERB NUMBER ...`.
 
 use std::error::Error;
 use std::io::Write;
@@ -66,18 +66,17 @@ fn answer(sessions: &BackupManager, request: &str) {
     say(&format!("{} {} {answer}", words[0], words[1]));
 }
 
+/// What was found (`-` for nothing), and for a change also the id and how many other members have confirmed it.
 fn respond(sessions: &BackupManager, verb: &str, id: &str, value: &str) -> Result<String, Box<dyn Error>> {
-    let mut session = match verb {
-        "create" => sessions.create()?,
-        _ => sessions.get(&id.parse()?)?.ok_or("there is no such session")?,
-    };
+    let known = if verb == "create" { Some(sessions.create()?) } else { sessions.get(&id.parse()?)? };
+    let Some(mut session) = known else { return Ok("gone".to_owned()) };
+    let found = session.get("cart").map_or_else(|| "-".to_owned(), |cart| String::from_utf8_lossy(&cart).into_owned());
     if verb == "read" {
-        let cart = session.get("cart").ok_or("the cart is gone")?;
-        return Ok(String::from_utf8_lossy(&cart).into_owned());
+        return Ok(found);
     }
     session.set("cart", value.to_owned())?;
     let receipt = session.commit()?;
-    Ok(format!("{} {}", session.id(), receipt.confirmed.len()))
+    Ok(format!("{found} {} {}", session.id(), receipt.confirmed.len()))
 }
 
 /// Says a line to the driver. When that is gone, so is this process.

@@ -1,6 +1,6 @@
-//! A map that is replicated among the members of a group: for data that is no session.
+//! A replicated map, for data other than sessions.
 //!
-//! It stands on the engine of [`session`](crate::session), and what is said there of receipts, conflicts and partitions is true here.
+//! It uses the engine of [`session`](crate::session). What is said there about receipts, conflicts and partitions holds here too.
 
 mod builder;
 mod event;
@@ -209,7 +209,7 @@ impl ReplicatedMap {
         let key = key.as_ref();
         check(key)?;
         self.check_open()?;
-        let (_, outcome) = self.0.replica.commit(key, Change::Remove, self.0.confirm.want())?;
+        let (_, outcome) = self.0.replica.commit(key, Change::Remove { read: None }, self.0.confirm.want())?;
         receipt(outcome)
     }
 
@@ -219,7 +219,7 @@ impl ReplicatedMap {
             let key = key.as_ref();
             check(key)?;
             self.check_open()?;
-            Ok(self.0.replica.start_commit(key, Change::Remove, self.0.confirm.want())?)
+            Ok(self.0.replica.start_commit(key, Change::Remove { read: None }, self.0.confirm.want())?)
         };
         Committing::begun(begin().map(|begun| Committing::waiting(begun.outcome)))
     }

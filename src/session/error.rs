@@ -167,6 +167,9 @@ pub enum CommitError {
         /// How many copies there are beside the owner's.
         copies: usize,
     },
+    /// What the change was made on is in the store, which cannot be read just now. The change is still in the handle.
+    #[error("the session's values cannot be read from the store")]
+    Unavailable,
     /// The manager or map is stopped, or its channel is. Whether others have got the change is not known.
     #[error("the manager or map is stopped")]
     Stopped,
@@ -176,6 +179,7 @@ impl From<Refusal> for CommitError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Exists | Refusal::OtherSlot => Self::Taken,
+            Refusal::Unavailable => Self::Unavailable,
             Refusal::Removed => Self::Removed,
             Refusal::Expired => Self::Expired,
             Refusal::Full => Self::Full,

@@ -1,17 +1,22 @@
-//! Sessions that survive: replicated among the members of a group, with no server beside the application.
+//! Replicated sessions: kept in the memory of several members of a group, without a separate server.
 //!
-//! A [`BackupManager`] keeps each session on its owner and `k` backups, a [`DeltaManager`] on every member. Both give
-//! [`Session`]s: read, changed, and [committed](Session::commit), which says in a [receipt](CommitReceipt) which members hold the change.
-//! For data that is no session, there is the [`ReplicatedMap`](crate::map::ReplicatedMap) on the same engine.
+//! A [`BackupManager`] keeps each session on its owner and `k` backups, a [`DeltaManager`] on every member. Both give out
+//! [`Session`]s, which are read, changed and [committed](Session::commit). A commit returns a [receipt](CommitReceipt) that names the
+//! members which have confirmed the change. For data other than sessions there is the [`ReplicatedMap`](crate::map::ReplicatedMap), on
+//! the same engine.
 //!
-//! | to | look at |
+//! | Topic | Where |
 //! | --- | --- |
-//! | start one | [`ManagerBuilder`] |
-//! | know what a commit waits for | [`Confirm`] |
-//! | be told of what happens | [`SessionEvent`] |
-//! | write on a condition | [`Session::replace_if`] |
-//! | put the node's name into the cookie | [`route`] |
-//! | keep sessions beyond memory | [`store`] |
+//! | Starting and configuring a manager | [`ManagerBuilder`] |
+//! | What a commit waits for | [`Confirm`] |
+//! | Reading without blocking, in async code | [`Manager::find`], [`Session::start_commit`] |
+//! | Events | [`SessionEvent`] |
+//! | Conditional writes | [`Session::replace_if`] |
+//! | The node's name in the cookie, for balancers | [`route`] |
+//! | Sessions on disk | [`store`] |
+//! | Figures to watch | [`Statistics`] |
+//!
+//! `docs/SESSIONS.md` has every promise with its test, `docs/WEB.md` the use in a web application.
 
 pub mod route;
 pub mod store;

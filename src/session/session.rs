@@ -427,9 +427,9 @@ impl Session {
     /// As [`commit`](Self::commit).
     pub fn invalidate(mut self) -> Result<CommitReceipt, CommitError> {
         self.check_open()?;
-        let known = self.base.is_some();
         self.end(CommitError::Removed);
-        if known { self.context.invalidate(&self.id) } else { Ok(nobody_knew()) }
+        let Some(read) = self.base.take() else { return Ok(nobody_knew()) };
+        self.context.invalidate(&self.id, Some(read))
     }
 
     /// As [`invalidate`](Self::invalidate), but does not wait; see [`start_commit`](Self::start_commit).
@@ -437,9 +437,9 @@ impl Session {
         if let Err(error) = self.check_open() {
             return Committing::known(Err(error));
         }
-        let known = self.base.is_some();
         self.end(CommitError::Removed);
-        if known { self.context.start_invalidate(&self.id) } else { Committing::known(Ok(nobody_knew())) }
+        let Some(read) = self.base.take() else { return Committing::known(Ok(nobody_knew())) };
+        self.context.start_invalidate(&self.id, Some(read))
     }
 
     /// Gives the session another id, along with what this handle has changed: the old id dies on all members in the same step. For

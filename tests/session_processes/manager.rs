@@ -1,11 +1,13 @@
 //! Either manager, and what the commands do with it.
 
+use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use tribes::GroupChannel;
 use tribes::session::{BackupManager, Confirm, DeltaManager, Session, SessionId};
 
-use crate::member::{Outcome, named, text};
+use crate::member::{DEFAULT, Outcome, RENAMED_FROM, named, text};
 
 pub(crate) enum Manager {
     Backup(BackupManager),
@@ -23,13 +25,17 @@ macro_rules! either {
 }
 
 impl Manager {
-    /// `backup1`: an owner and one backup; `delta`: everywhere, and a commit waits for all; `delta-one`: it waits for one.
+    /// `backup1`: an owner and one backup; `delta`: everywhere, and a commit waits for all; `delta-one`: it waits for one; `delta-default`:
+    /// it waits for none, as nothing is set at all.
     pub(crate) fn start(kind: &str, channel: &GroupChannel) -> Outcome<Self> {
-        Ok(match kind.strip_prefix("backup") {
-            Some(copies) => Self::Backup(BackupManager::builder("/shop").backups(copies.parse()?).start(channel)?),
-            None => {
-                let confirm = if kind == "delta-one" { Confirm::Copies(1) } else { Confirm::All };
-                Self::Delta(DeltaManager::builder("/shop").confirm(confirm).start(channel)?)
+        let delta = DeltaManager::builder("/shop");
+        Ok(match kind {
+            DEFAULT => Self::Delta(delta.start(channel)?),
+            "delta" => Self::Delta(delta.confirm(Confirm::All).start(channel)?),
+            "delta-one" => Self::Delta(delta.confirm(Confirm::Copies(1)).start(channel)?),
+            kind => {
+                let copies = kind.strip_prefix("backup").ok_or_else(|| format!("{kind} is no manager"))?;
+                Self::Backup(BackupManager::builder("/shop").backups(copies.parse()?).start(channel)?)
             }
         })
     }
@@ -45,7 +51,7 @@ impl Manager {
     /// Does what a command says.
     pub(crate) fn answer(&self, verb: &str, arguments: &[&str]) -> Outcome<String> {
         match (verb, arguments) {
-            ("hello", []) => Ok("hello".to_owned()),
+            ("is_ready", []) => Ok(either!(self, manager => manager.ready()).to_string()),
             ("ready", []) => Ok(either!(self, manager => manager.wait_ready(Duration::from_secs(30))).to_string()),
             ("create", attributes) => {
                 let mut session = self.create()?;
@@ -54,6 +60,22 @@ impl Manager {
                 }
                 let receipt = session.commit()?;
                 Ok(format!("{} {}", session.id(), receipt.confirmed.len()))
+            }
+            ("create_each", [count, name]) => self.each(count.parse()?, |session, number| {
+                session.set(name, number.to_string())?;
+                session.commit()?;
+                Ok(())
+            }),
+            ("count_each", [count, name, most]) => {
+                let most: usize = most.parse()?;
+                self.each(count.parse()?, |session, _| {
+                    for value in 1..=most {
+                        *session = self.get(&session.id())?.ok_or("gone")?;
+                        session.set(name, value.to_string())?;
+                        session.commit()?;
+                    }
+                    Ok(())
+                })
             }
             ("set", [id, name, value]) => self.change(id, |session| Ok(session.set(name, (*value).to_owned())?)),
             ("lease", [id, millis]) => {
@@ -74,6 +96,7 @@ impl Manager {
                 Ok(session.id().to_string())
             }
             ("read", ids) => self.read(ids),
+            ("renamed", ids) => self.renamed(ids),
             ("ids", []) => Ok(listed(either!(self, manager => manager.session_ids()))),
             ("at_risk", []) => Ok(listed(either!(self, manager => manager.at_risk()))),
             ("drain", [millis]) => {
@@ -83,7 +106,11 @@ impl Manager {
             }
             ("statistics", []) => {
                 let now = either!(self, manager => manager.statistics());
-                Ok(format!("active={} expired={} conflicts={}", now.active, now.expired, now.conflicts))
+                let (active, expired, conflicts) = (now.active, now.expired, now.conflicts);
+                let (missing, late, repairs) = (now.bases_missing, now.late_updates, now.repairs);
+                Ok(format!(
+                    "active={active} expired={expired} conflicts={conflicts} bases_missing={missing} late={late} repairs={repairs}"
+                ))
             }
             _ => Err(format!("{verb} is no command, or has other arguments").into()),
         }
@@ -95,24 +122,64 @@ impl Manager {
         Ok(format!("confirmed {}", session.commit()?.confirmed.len()))
     }
 
+    /// Creates so many sessions on several threads, does something more with each, and tells their ids.
+    fn each(&self, count: usize, more: impl Fn(&mut Session, usize) -> Outcome<()> + Sync) -> Outcome<String> {
+        let one = |number| {
+            let mut session = self.create()?;
+            session.commit()?;
+            more(&mut session, number)?;
+            Outcome::Ok(session.id())
+        };
+        let some = |thread| {
+            let mine = (0..count).skip(thread).step_by(REQUESTS);
+            mine.map(|number| Ok((number, one(number)?))).collect::<Outcome<Vec<_>>>().map_err(|error| error.to_string())
+        };
+        let all = thread::scope(|scope| {
+            let threads: Vec<_> = (0..REQUESTS).map(|thread| scope.spawn(move || some(thread))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Result<Vec<_>, _>>()
+        });
+        let all: BTreeMap<_, _> = all?.into_iter().flatten().collect();
+        Ok(listed(all.into_values()))
+    }
+
     /// All attributes of all these sessions that there are: `ID:NAME=VALUE,NAME=VALUE ...`.
     fn read(&self, ids: &[&str]) -> Outcome<String> {
         let mut all = String::new();
         for id in ids {
-            // While members fail, nobody may have an answer for a moment; that is no loss yet.
-            let mut found = self.get(&named(id)?);
-            for _ in 0..READ_AGAIN {
-                let Err(_) = found else { break };
-                found = self.get(&named(id)?);
-            }
-            if let Some(session) = found? {
+            if let Some(session) = self.get_again(&named(id)?)? {
                 let pairs: Vec<_> = session.names().map(|name| format!("{name}={}", text(&session, name))).collect();
                 all.push_str(&format!("{id}:{} ", pairs.join(",")));
             }
         }
         Ok(all)
     }
+
+    /// Which sessions of this member had one of these ids: `OLD=NEW ...`.
+    fn renamed(&self, ids: &[&str]) -> Outcome<String> {
+        let mut all = String::new();
+        for id in either!(self, manager => manager.session_ids()) {
+            let Some(session) = self.get_again(&id)? else { continue };
+            let old = text(&session, RENAMED_FROM);
+            if ids.contains(&&*old) {
+                all.push_str(&format!("{old}={id} "));
+            }
+        }
+        Ok(all)
+    }
+
+    /// While members fail, nobody may have an answer for a moment; that is no loss yet.
+    fn get_again(&self, id: &SessionId) -> Outcome<Option<Session>> {
+        let mut found = self.get(id);
+        for _ in 0..READ_AGAIN {
+            let Err(_) = found else { break };
+            found = self.get(id);
+        }
+        found
+    }
 }
+
+/// Requests that are served at once.
+const REQUESTS: usize = 8;
 
 /// Each time-out of a get takes seconds.
 const READ_AGAIN: usize = 3;

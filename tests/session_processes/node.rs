@@ -1,6 +1,6 @@
 //! A member in a process of its own, as its test sees it: commands in, answers out, and what its load reports in a ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -16,30 +16,28 @@ use crate::member;
 /// How long anything may take before the test fails. Generous: a loaded machine is no bug.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
 
+/// How often a member is started on another port, should it not start.
+const STARTS: usize = 3;
+
 /// How a group of members is set up.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
-    /// `delta`, or `backup` with so many.
+    /// What `Manager::start` knows.
     pub(crate) manager: String,
-    port: u16,
-    base: u16,
+    multicast_port: u16,
+    /// Where each member listens, by its number.
+    ports: Arc<Mutex<HashMap<u16, u16>>>,
     /// What runs before the program: nothing, or the way into a network namespace.
     prefix: Vec<String>,
     pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Group {
-    /// A group at a multicast port that no other test uses, and with 10 ports in a row that were free.
+    /// A group at a multicast port that no other test uses.
     pub(crate) fn new(manager: &str) -> Self {
-        static GROUPS: AtomicU16 = AtomicU16::new(0);
-        let port = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a UDP port is free").port();
-        // Below the range from which the system takes ports for outgoing connections: a port whose process died stays free.
-        let start = (port % 500) * 10;
-        let free = |base: &u16| (0..10).all(|offset| TcpListener::bind(("127.0.0.1", base + offset)).is_ok());
-        let nth = GROUPS.fetch_add(1, Ordering::Relaxed) * 100;
-        let base =
-            (0..500).map(|step| 20_000 + (start + nth + step * 10) % 5_000).find(free).expect("10 ports in a row are free");
-        Self { manager: manager.to_owned(), port, base, prefix: Vec::new(), ledger: Arc::default() }
+        let multicast_port =
+            UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a UDP port is free").port();
+        Self { manager: manager.to_owned(), multicast_port, ports: Arc::default(), prefix: Vec::new(), ledger: Arc::default() }
     }
 
     /// The same group, seen from a network namespace.
@@ -54,18 +52,50 @@ impl Group {
     }
 
     pub(crate) fn start_at(&self, number: u16, host: &str) -> Node {
-        let listen = format!("{host}:{}", self.base + number);
-        let plan = format!("{} {listen} 228.0.0.4:{} {host}", self.manager, self.port);
-        Node::spawn(number, &plan, &self.prefix, &self.ledger)
+        self.begin_at(number, host).listening(|| self.begin_again_at(number, host))
+    }
+
+    /// Starts these members at the same moment, and waits until they listen.
+    pub(crate) fn start_together(&self, numbers: impl IntoIterator<Item = u16>) -> Vec<Node> {
+        let host = "127.0.0.1";
+        let begun: Vec<_> = numbers.into_iter().map(|number| self.begin_at(number, host)).collect();
+        begun
+            .into_iter()
+            .map(|node| {
+                let number = node.number;
+                node.listening(|| self.begin_again_at(number, host))
+            })
+            .collect()
     }
 
     /// Starts members 0, 1, … together and waits until all are ready.
     pub(crate) fn start_all(&self, members: u16) -> Vec<Node> {
-        let nodes: Vec<_> = (0..members).map(|number| self.start(number)).collect();
+        let nodes = self.start_together(0..members);
         nodes.iter().for_each(Node::wait_ready);
         meet(&nodes.iter().collect::<Vec<_>>());
         nodes
     }
+
+    fn begin_at(&self, number: u16, host: &str) -> Node {
+        let port = *self.ports.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_insert_with(free_port);
+        let plan = format!("{} {host}:{port} 228.0.0.4:{} {host}", self.manager, self.multicast_port);
+        Node::spawn(number, &plan, &self.prefix, &self.ledger)
+    }
+
+    /// Somebody else has taken the port meanwhile.
+    fn begin_again_at(&self, number: u16, host: &str) -> Node {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.begin_at(number, host)
+    }
+}
+
+/// A port that is free now. It is below the range from which the system takes ports for outgoing connections: when its process dies it
+/// stays free, but for other tests.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 500).expect("below 500") * 20;
+    let next = || 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+    (0..10_000).map(|_| next()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port is free")
 }
 
 /// Waits until each of these has all the others, and no more, as participants.
@@ -78,6 +108,8 @@ pub(crate) fn meet(nodes: &[&Node]) {
 /// A running member. Killed when dropped.
 pub(crate) struct Node {
     pub(crate) number: u16,
+    /// The id of this process as a member: one that is started again has another.
+    pub(crate) process: String,
     child: Child,
     input: Mutex<Option<ChildStdin>>,
     heard: Arc<Heard>,
@@ -121,9 +153,21 @@ impl Node {
             let (heard, ledger) = (Arc::clone(&heard), Arc::clone(ledger));
             move || heard.read(number, BufReader::new(output), &ledger)
         });
-        let node = Self { number, child, input: Mutex::new(input), heard, reader: Some(reader) };
-        node.ask("hello");
-        node
+        Self { number, process: String::new(), child, input: Mutex::new(input), heard, reader: Some(reader) }
+    }
+
+    /// Waits until it listens. When it cannot, for its port is not free any more, another one is started.
+    fn listening(mut self, mut again: impl FnMut() -> Self) -> Self {
+        for _ in 0..STARTS {
+            match self.try_ask("hello") {
+                Some(process) => {
+                    self.process = process;
+                    return self;
+                }
+                None => self = again(),
+            }
+        }
+        panic!("{self:?} does not start");
     }
 
     /// Types a command, and waits for its answer.
@@ -213,6 +257,11 @@ impl Node {
         value.unwrap_or_else(|| panic!("{name} is not in {all}"))
     }
 
+    /// The sessions that it holds.
+    pub(crate) fn ids(&self) -> BTreeSet<String> {
+        self.ask("ids").split_whitespace().map(str::to_owned).collect()
+    }
+
     /// Waits until no session here has fewer copies than wanted.
     pub(crate) fn wait_settled(&self) {
         self.poll("everything has its copies", || self.ask("at_risk").is_empty().then_some(()));
@@ -235,7 +284,14 @@ impl Node {
     pub(crate) fn stop(mut self) {
         self.ask("stop");
         *self.input.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let status = self.child.wait().expect("a child can be waited for");
+        let deadline = now() + DEADLINE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                break status;
+            }
+            assert!(now() < deadline, "{self:?} has stopped, and does not end");
+            pause();
+        };
         assert!(status.success(), "{self:?} ended with {status}");
     }
 

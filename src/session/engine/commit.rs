@@ -30,8 +30,8 @@ pub(crate) enum Change {
     Update { read: Arc<Record>, lease: Option<Duration>, attributes: Vec<(Name, Option<Bytes>)> },
     /// The entry goes on under another key of the same slot; the old key dies.
     Rename { read: Arc<Record>, to: Key, lease: Option<Duration>, attributes: Vec<(Name, Option<Bytes>)> },
-    /// The entry dies.
-    Remove,
+    /// The entry dies: as it is known here, and as it was read.
+    Remove { read: Option<Arc<Record>> },
 }
 
 /// Why a change was not made.
@@ -49,6 +49,8 @@ pub(crate) enum Refusal {
     TooLarge,
     /// The new key belongs to another slot.
     OtherSlot,
+    /// Values of the entry are in the store, which cannot be asked.
+    Unavailable,
 }
 
 /// Attributes of one entry, removed ones included.
@@ -193,7 +195,7 @@ impl Engine {
             Change::Replace { lease, attributes } => self.bear(key, lease, attributes)?,
             Change::Update { read, lease, attributes } => self.update(key, &read, lease, attributes)?,
             Change::Rename { read, to, lease, attributes } => self.rename(key, &read, to, lease, attributes)?,
-            Change::Remove => self.bury(key),
+            Change::Remove { read } => self.bury(key, read.as_deref()),
         };
         let holders: Vec<_> = self.holders_but_me(slot_of(key));
         let committed = Committed { version, wanted: self.wanted(), confirmed: Vec::new() };
@@ -286,6 +288,11 @@ impl Engine {
         if self.table.get(&to).is_some() {
             return Err(Refusal::Exists);
         }
+        // It may have been swapped out since it was looked at.
+        self.bring_back(key, read);
+        if self.is_away(key) {
+            return Err(Refusal::Unavailable);
+        }
         let before = self.base(key, read)?;
         self.admit(Some(&before), false, &attributes)?;
         let version = self.tick(self.latest(key).max(self.latest(&to)));
@@ -294,10 +301,14 @@ impl Engine {
         if let Some(lease) = lease {
             record.lease = Lease { version, millis: millis_of(lease) };
         }
+        #[cfg(test)]
+        if self.config.flaws.rename_without_attributes {
+            record.attributes = Attributes::default();
+        }
         record.seen.add(version);
         written(version, attributes).iter().for_each(|attribute| record.put(attribute.clone()));
         self.merge_here(&to, &record);
-        let buried = self.bury_as(key, version, None);
+        let buried = self.bury_as(key, version, before.lease.millis);
         self.event(key, What::Renamed(to.clone()), false);
         // Whoever cannot take the new entry must not lose the old one.
         Ok((version, self.whole(&to).into_iter().chain(buried).collect()))
@@ -327,29 +338,30 @@ impl Engine {
         }
     }
 
-    fn bury(&mut self, key: &[u8]) -> (Version, Vec<Entry>) {
-        let age = self.table.get(key).filter(|held| held.is_alive()).map(|held| self.age(&held.record));
-        let version = self.tick(self.latest(key));
-        let buried = self.bury_as(key, version, age);
+    /// Leaves a tombstone that is later than all that is known of the entry, and than what was read where the entry is not held.
+    fn bury(&mut self, key: &[u8], read: Option<&Record>) -> (Version, Vec<Entry>) {
+        let held = self.table.get(key).map(|held| Arc::clone(&held.record));
+        let known = held.as_deref().or(read);
+        let lease = known.map_or(0, |record| record.lease.millis);
+        let age = known.filter(|record| record.is_alive()).map(|record| self.age(record));
+        let version = self.tick(self.latest(key).max(read.map_or(0, Record::latest)));
+        let buried = self.bury_as(key, version, lease);
         if let Some(age) = age {
             self.counters.removed += 1;
             self.life(age);
+            self.event(key, What::Removed { age }, false);
         }
         (version, buried.into_iter().collect())
     }
 
-    /// Leaves a tombstone of this version, and tells of it if an age is given.
-    fn bury_as(&mut self, key: &[u8], version: Version, age: Option<Duration>) -> Option<Entry> {
-        let lease = self.table.get(key).map_or(0, |held| held.record.lease.millis);
+    /// Leaves a tombstone of this version, of an entry with this lease.
+    fn bury_as(&mut self, key: &[u8], version: Version, lease_millis: u64) -> Option<Entry> {
         self.merge_here(key, &Record::tombstone(version));
-        self.remember_dead(key, lease);
+        self.remember_dead(key, lease_millis);
         let entry = self.whole(key);
         #[cfg(test)]
         if self.config.flaws.drop_tombstones {
             self.table.remove(key);
-        }
-        if let Some(age) = age {
-            self.event(key, What::Removed { age }, false);
         }
         entry
     }
@@ -411,11 +423,19 @@ impl Engine {
 
     /// Whether another entry is one too many.
     pub(super) fn is_full(&self) -> bool {
+        #[cfg(test)]
+        if self.config.flaws.no_cap {
+            return false;
+        }
         self.table.len() >= self.config.max_entries || self.table.bytes() >= self.config.max_bytes
     }
 
     /// Whether an entry must not grow, for so many bytes that come and so many that go.
     pub(super) fn has_no_room_for(&self, more: usize, less: usize) -> bool {
+        #[cfg(test)]
+        if self.config.flaws.no_cap {
+            return false;
+        }
         more > less && self.table.bytes() + (more - less) > self.config.max_bytes
     }
 

@@ -122,9 +122,12 @@ impl Engine {
         }
     }
 
-    /// Asks others for what the store should have had.
+    /// Asks others for what the store should have had; when there is nobody to ask and the store may have it, nobody can tell.
     pub(super) fn fetch_instead(&mut self, ticket: Ticket, key: &[u8]) {
         let candidates = self.sources(slot_of(key));
+        if candidates.is_empty() && self.is_away(key) {
+            return self.outputs.push_back(Output::Fetched(ticket, Err(FetchFault { silent: Vec::new() })));
+        }
         self.ask_for(ticket, key, candidates);
     }
 
@@ -236,6 +239,14 @@ impl Engine {
             return;
         }
         self.counted_on(key);
+        #[cfg(test)]
+        let untold = self.config.flaws.reads_elsewhere_untold;
+        #[cfg(not(test))]
+        let untold = false;
+        if !untold && self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue(held)) {
+            // Who asks reads it for somebody, and lets go of its copy at once: here is where the access is remembered.
+            self.accessed(key);
+        }
         let answer = match self.whole(key) {
             Some(entry) => Found::Entry(Box::new(entry)),
             None if self.slots[usize::from(slot)].complete => Found::Absent,
@@ -256,7 +267,12 @@ impl Engine {
             Found::Entry(entry) if entry.key == key => {
                 let fingerprint = entry.record.fingerprint();
                 let fresh = self.table.get(&key).is_none();
-                self.take(*entry);
+                if fresh {
+                    // A copy to look at: nothing has happened to the entry.
+                    self.take_unnoticed(*entry);
+                } else {
+                    self.take(*entry);
+                }
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.

@@ -19,4 +19,24 @@ pub(crate) struct Flaws {
     pub(crate) expire_alone: bool,
     /// A joiner is ready before it has anything.
     pub(crate) ready_at_once: bool,
+    /// Of two changes the earlier one is taken in after the later one, and both are confirmed at once.
+    pub(crate) reorder_deltas: bool,
+    /// A change is confirmed although its base is missing, and not taken in.
+    pub(crate) confirm_unmerged: bool,
+    /// What is renamed loses its attributes.
+    pub(crate) rename_without_attributes: bool,
+    /// The owner writes whatever version was expected.
+    pub(crate) swap_unchecked: bool,
+    /// A value that comes in is cut short; its version is right.
+    pub(crate) wrong_value: bool,
+    /// A joiner is given only what is alive.
+    pub(crate) tombstones_not_transferred: bool,
+    /// What a member has written to what it let go of is not remembered.
+    pub(crate) forget_written: bool,
+    /// A member that leaves says at once that nothing is left.
+    pub(crate) drained_at_once: bool,
+    /// There is always room.
+    pub(crate) no_cap: bool,
+    /// A copy is no access: who reads elsewhere does not keep an entry alive.
+    pub(crate) reads_elsewhere_untold: bool,
 }

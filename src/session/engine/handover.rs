@@ -103,7 +103,13 @@ impl Engine {
 
     pub(super) fn let_go(&mut self, key: &[u8]) {
         if let Some(held) = self.table.remove(key) {
-            self.written.let_go(self.clock.node(), &key.into(), &held.record);
+            #[cfg(test)]
+            let forgets = self.config.flaws.forget_written;
+            #[cfg(not(test))]
+            let forgets = false;
+            if !forgets {
+                self.written.let_go(self.clock.node(), &key.into(), &held.record);
+            }
             #[cfg(test)]
             self.handover.gone.push((key.into(), held.record));
             self.counters.handed_over += 1;
@@ -176,7 +182,11 @@ impl Engine {
     }
 
     fn drained(&mut self) {
-        if self.is_leaving() && self.table.len() == 0 && !self.handover.drained {
+        #[cfg(test)]
+        let done = self.table.len() == 0 || self.config.flaws.drained_at_once;
+        #[cfg(not(test))]
+        let done = self.table.len() == 0;
+        if self.is_leaving() && done && !self.handover.drained {
             self.handover.drained = true;
             self.outputs.push_back(Output::Drained);
         }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{self, Names};
-use super::commit::Change;
-use super::message::Entry;
+use super::commit::{Change, Outlook};
+use super::message::{Entry, Found, Message};
 use super::record::Record;
 use super::repair::millis;
 use super::table::{Key, SLOTS, SlotId, slot_of};
@@ -35,6 +35,8 @@ const MAX_PARKED: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct State {
     swept: u64,
+    /// There were too many entries, and none of them was idle for long enough: looking again at once would find the same.
+    stuck: bool,
     /// Entries that are being saved.
     saving: usize,
     /// Entries that are being loaded, and what waits for each.
@@ -66,6 +68,16 @@ pub(crate) struct Saving {
     accessed: u64,
     /// Its values are let go of then.
     swap: bool,
+}
+
+/// What came of a look into the store.
+#[derive(Debug)]
+pub(crate) enum Loaded {
+    Found(Stored),
+    /// It does not have the entry, or what it has is damaged.
+    Missing,
+    /// It could not be asked: it may have the entry.
+    Failed,
 }
 
 /// What became of an entry that a store had.
@@ -121,9 +133,7 @@ impl Engine {
         }
         let (key, counters) = (entry.key.clone(), self.counters);
         // Nothing has happened to it that anybody could want to know.
-        let events = std::mem::replace(&mut self.config.events, false);
-        let taken = self.take(entry);
-        self.config.events = events;
+        let taken = self.take_unnoticed(entry);
         self.counters = counters;
         let here = self.table.note(&key, |held| held.stored = true).is_some();
         match taken {
@@ -184,24 +194,36 @@ impl Engine {
         }
     }
 
-    /// What the store has of an entry; `None`: nothing that can be used.
-    pub(crate) fn loaded(&mut self, now: Time, key: &[u8], stored: Option<&Stored>) {
+    /// What the store has of an entry.
+    pub(crate) fn loaded(&mut self, now: Time, key: &[u8], loaded: &Loaded) {
         self.at(now);
         if self.is_away(key) {
-            if let Some(stored) = stored {
+            if let Loaded::Found(stored) = loaded {
                 self.bring_back(key, &stored.entry.record);
             }
-            if self.is_away(key) {
-                self.counters.load_failures += 1;
-                self.lost(key);
-            } else {
-                self.counters.swapped_in += 1;
+            match (self.is_away(key), loaded) {
+                (false, _) => self.counters.swapped_in += 1,
+                (true, Loaded::Failed) => self.counters.load_failures += 1,
+                (true, _) => {
+                    self.counters.load_failures += 1;
+                    self.lost(key);
+                }
             }
         }
         let parked = self.keeping.loading.remove(key).unwrap_or_default();
         self.keeping.parked -= parked.len();
+        // The store may answer the next time: nothing is taken for lost.
+        let unanswered = self.is_away(key);
         for parked in parked {
             match parked {
+                Parked::Get(ticket) if unanswered => self.fetch_instead(ticket, key),
+                Parked::Fetch { member, request } if unanswered => {
+                    self.send(vec![member], &Message::Fetched { request, answer: Found::Unsure }, None);
+                }
+                Parked::Ask { member, ticket } if unanswered => self.commit_outlook(Some(ticket), &member, Outlook::Failed),
+                Parked::Put { to, .. } if unanswered => self.disagree(slot_of(key), &to),
+                // Whoever pulls asks again.
+                Parked::Pull { .. } if unanswered => {}
                 Parked::Get(ticket) if self.table.get(key).is_none() => self.fetch_instead(ticket, key),
                 Parked::Get(ticket) => {
                     let found = self.found_here(key);
@@ -217,7 +239,7 @@ impl Engine {
         }
     }
 
-    fn bring_back(&mut self, key: &[u8], from: &Record) {
+    pub(super) fn bring_back(&mut self, key: &[u8], from: &Record) {
         self.table.change(key, |held| {
             if held.away && held.record.birth == from.birth {
                 Arc::make_mut(&mut held.record).come_back(from);
@@ -312,11 +334,12 @@ impl Engine {
 
     pub(super) fn keeping_due(&self) -> Option<u64> {
         let keeping = self.config.keeping?;
-        if self.keeping.saving > 0 || self.table.alive() == 0 {
+        let idles = keeping.max_resident.is_some() || keeping.max_idle.is_some() || keeping.backup.is_some();
+        if !idles || self.keeping.saving > 0 || self.table.alive() == 0 {
             return None;
         }
         let crowded = keeping.max_resident.is_some_and(|max| self.resident() > max + max / 8);
-        Some(self.keeping.swept + if crowded { SOON } else { SWEEP })
+        Some(self.keeping.swept + if crowded && !self.keeping.stuck { SOON } else { SWEEP })
     }
 
     pub(super) fn keeping_timeout(&mut self) {
@@ -343,6 +366,7 @@ impl Engine {
         old.sort_unstable();
         let idle = old.iter().filter(|(accessed, _)| idle_for(now.saturating_sub(*accessed), max_idle)).count();
         let swaps = excess.max(idle).min(MAX_BATCH).min(old.len());
+        self.keeping.stuck = swaps == 0;
         let batch = old.drain(..swaps).map(|(_, key)| (key, true)).collect::<Vec<_>>();
         let room = MAX_BATCH - batch.len();
         self.save(batch.into_iter().chain(backups.into_iter().take(room).map(|key| (key, false))).collect());

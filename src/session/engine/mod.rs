@@ -18,6 +18,8 @@
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
+#[cfg(test)]
+mod agreement;
 mod attributes;
 mod census;
 mod codec;
@@ -62,11 +64,13 @@ use bytes::Bytes;
 use crate::member::Member;
 use crate::stack::Time;
 
+#[cfg(test)]
+pub(crate) use agreement::agree;
 pub(crate) use codec::Names;
 pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
 pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
-pub(crate) use keeping::{Restored, Saving, Stored};
+pub(crate) use keeping::{Loaded, Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
 pub(crate) use record::{Attribute, CREATED, Loss, Name, Record, hash_bytes};
 #[cfg(test)]
@@ -97,6 +101,8 @@ pub(crate) enum Output {
     Forget(Key),
     /// Something happened that listeners may want to know.
     Event(Event),
+    /// This member takes part with another number of copies than ours: the two place entries differently.
+    CopiesDiffer(Member),
     /// This member is complete.
     Ready,
     /// Nothing is left that only this member holds.
@@ -220,6 +226,9 @@ pub(crate) struct Engine {
     counters: Counters,
     /// Whether anybody wants to know of changed attributes.
     tells_changes: bool,
+    /// A change that a planted flaw takes in later.
+    #[cfg(test)]
+    held_back: Option<message::Entry>,
 }
 
 /// What is known about a slot beside its entries.
@@ -245,22 +254,6 @@ const fn bit(position: usize) -> u32 {
 
 /// Engine milliseconds start here, so that what was accessed before can be told.
 const EPOCH: u64 = 1 << 40;
-
-/// Whether these are all members, hold the same in each slot that they hold, and nothing else.
-#[cfg(test)]
-pub(crate) fn agree(engines: &[&Engine]) -> bool {
-    (0..table::SLOTS).all(|slot| {
-        let mut digests = Vec::new();
-        for engine in engines {
-            if engine.placement.rank(slot, &engine.local).is_some() {
-                digests.push(engine.table.slot(slot).digest());
-            } else if !engine.table.slot(slot).is_empty() {
-                return false;
-            }
-        }
-        digests.windows(2).all(|pair| pair[0] == pair[1])
-    })
-}
 
 impl Engine {
     /// An engine that knows nobody and holds nothing.
@@ -290,6 +283,8 @@ impl Engine {
             names: Names::default(),
             counters: Counters::default(),
             tells_changes: true,
+            #[cfg(test)]
+            held_back: None,
             config,
         };
         engine.place();

@@ -30,8 +30,6 @@ pub(super) struct Peers {
     due: Option<u64>,
     /// When a member was met that is complete itself, and may have entries that nobody here knows of.
     met: Option<u64>,
-    /// The furthest that a member's wall clock was apart from ours, in milliseconds.
-    skew: u64,
 }
 
 #[derive(Debug)]
@@ -52,6 +50,8 @@ struct Peer {
     /// The last hello: that an earlier one was taken says nothing about what has changed since.
     hello: Option<Token>,
     added: u64,
+    /// How far its wall clock was apart from ours when it was last heard, in milliseconds; the way of the message is in it.
+    skew: u64,
 }
 
 impl Peers {
@@ -88,12 +88,14 @@ impl Peers {
     }
 
     /// Another member's wall clock, as it was when it sent, beside ours.
-    pub(super) fn heard_clock(&mut self, ours: u64, theirs: u64) {
-        self.skew = self.skew.max(ours.abs_diff(theirs));
+    pub(super) fn heard_clock(&mut self, from: &Member, ours: u64, theirs: u64) {
+        if let Some(peer) = self.known.get_mut(&from.id()) {
+            peer.skew = ours.abs_diff(theirs);
+        }
     }
 
-    pub(super) fn skew(&self) -> u64 {
-        self.skew
+    fn skew(&self) -> u64 {
+        self.known.values().filter(|peer| peer.in_view).map(|peer| peer.skew).max().unwrap_or(0)
     }
 }
 
@@ -187,11 +189,16 @@ impl Engine {
         self.peers.met.is_some_and(|at| self.millis() < at + MEETING)
     }
 
-    fn hello(&mut self, member: &Member, answer: bool) {
-        let copies = match self.config.copies {
+    /// How many copies this member keeps, as a hello tells it.
+    fn copies_told(&self) -> u32 {
+        match self.config.copies {
             Copies::Everywhere => u32::MAX,
             Copies::Backups(backups) => u32::try_from(backups).unwrap_or(u32::MAX - 1),
-        };
+        }
+    }
+
+    fn hello(&mut self, member: &Member, answer: bool) {
+        let copies = self.copies_told();
         let others = self.peers.present().filter(|(other, _)| *other != member).count();
         let mut hello = Hello {
             phase: self.peers.phase(),
@@ -233,7 +240,6 @@ impl Engine {
 
     pub(super) fn receive_hello(&mut self, from: &Member, hello: &Hello) {
         let strangers = self.peers.known.values().filter(|peer| !peer.in_view).count();
-        self.peers.heard_clock(self.now.epoch_millis, hello.epoch_millis);
         let peer = match self.peers.known.entry(from.id()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(_) if strangers >= MAX_STRANGERS => return,
@@ -242,6 +248,7 @@ impl Engine {
         if hello.life < peer.life {
             return;
         }
+        peer.skew = self.now.epoch_millis.abs_diff(hello.epoch_millis);
         if hello.life > peer.life {
             peer.life = hello.life;
             if peer.phase.take().is_some() {
@@ -254,6 +261,10 @@ impl Engine {
         let phase = peer.phase.map_or(hello.phase, |before| before.max(hello.phase));
         let before = peer.phase.replace(phase);
         (peer.without, peer.others) = (false, hello.others);
+        if before.is_none() && hello.copies != self.copies_told() {
+            self.outputs.push_back(Output::CopiesDiffer(from.clone()));
+        }
+        let Some(peer) = self.peers.known.get_mut(&from.id()) else { return };
         let in_view = peer.in_view;
         if hello.answer {
             self.hello(from, false);
@@ -326,6 +337,10 @@ impl Engine {
                 self.slot_counted_on(slot);
             }
         }
+        if self.others_mask(slot) == 0 {
+            // Nobody is left to differ with.
+            self.slots[usize::from(slot)].differs_since = None;
+        }
         if holds {
             self.repair_slot_soon(slot);
         }
@@ -334,7 +349,18 @@ impl Engine {
 
 impl Peer {
     fn new(member: Member) -> Self {
-        Self { member, in_view: false, phase: None, life: 0, without: false, others: 0, retry: None, hello: None, added: 0 }
+        Self {
+            member,
+            in_view: false,
+            phase: None,
+            life: 0,
+            without: false,
+            others: 0,
+            retry: None,
+            hello: None,
+            added: 0,
+            skew: 0,
+        }
     }
 }
 
@@ -344,7 +370,7 @@ impl Engine {
         self.peers.present().map(|(member, _)| member.id()).collect()
     }
 
-    /// The furthest that another member's wall clock was apart from this one's.
+    /// The furthest that another member's wall clock is apart from this one's, as last heard, or that a version was ahead of it.
     pub(crate) fn clock_skew(&self) -> std::time::Duration {
         let by_hello = std::time::Duration::from_millis(self.peers.skew());
         by_hello.max(self.clock.furthest_ahead())

@@ -76,8 +76,15 @@ impl Engine {
             let (key, whole) = (entry.key.clone(), entry.base.is_none().then(|| entry.record.fingerprint()));
             // A change of exactly what is here: then its sender has what will be here.
             let shared = self.table.get(&key).is_some_and(|held| entry.base.as_ref() == Some(&held.record.seen));
+            #[cfg(test)]
+            let entry = match self.spoiled(entry) {
+                Some(entry) => entry,
+                None => return true,
+            };
             match self.take_of(&renames, entry) {
                 Taken::Here { .. } => {}
+                #[cfg(test)]
+                Taken::BaseMissing if self.config.flaws.confirm_unmerged => return true,
                 Taken::BaseMissing | Taken::Full => return false,
                 Taken::Late => {
                     // Whoever sent it does not know yet.
@@ -115,7 +122,7 @@ impl Engine {
     /// Merges an entry, or a change of one, into what is here.
     pub(super) fn take(&mut self, entry: Entry) -> Taken {
         let now = self.millis();
-        let Entry { key, record, base, idle, keep } = entry;
+        let Entry { key, mut record, base, idle, keep } = entry;
         self.clock.observe(self.now.epoch_millis, record.latest());
         let accessed = now.saturating_sub(idle);
         let Some(held) = self.table.get(&key) else {
@@ -149,12 +156,18 @@ impl Engine {
             self.counters.bases_missing += 1;
             return Taken::BaseMissing;
         }
+        if let Some(base) = &base
+            && !record.seen.includes(base)
+        {
+            // Whoever made the change had seen what it was made on: what it replaces of that is not lost.
+            Arc::make_mut(&mut record).seen.merge(base);
+        }
         let (more, less) = growth(&held.record, &record);
         if self.has_no_room_for(more, less) {
             self.counters.refused += 1;
             return Taken::Full;
         }
-        let was_alive = held.is_alive();
+        let (was_alive, lease) = (held.is_alive(), held.record.lease.millis);
         let age = self.age(&held.record);
         let same_birth = held.record.birth == record.birth;
         if record.birth > held.record.birth {
@@ -191,6 +204,10 @@ impl Engine {
             merged
         });
         let Some(merged) = merged else { return Taken::Full };
+        if was_alive && self.table.get(&key).is_some_and(|held| !held.is_alive()) {
+            // Whoever ended it may not have known for how long it could have lived.
+            self.remember_dead(&key, lease);
+        }
         self.conflicts(&key, merged.losses);
         let count = if merged.changed { &mut self.counters.replicated } else { &mut self.counters.duplicates };
         *count += 1;
@@ -198,6 +215,14 @@ impl Engine {
             self.tell_taken(&key, &record, was_alive, age);
         }
         Taken::Here { changed: merged.changed }
+    }
+
+    /// As [`take`](Self::take), of what is no news to anybody: there are no events, and it does not count as replicated.
+    pub(super) fn take_unnoticed(&mut self, entry: Entry) -> Taken {
+        let (events, replicated) = (std::mem::replace(&mut self.config.events, false), self.counters.replicated);
+        let taken = self.take(entry);
+        (self.config.events, self.counters.replicated) = (events, replicated);
+        taken
     }
 
     fn take_new(&mut self, key: &[u8], record: Arc<Record>, accessed: u64, keep: u64) -> Taken {
@@ -273,6 +298,24 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// What becomes of an entry that comes in, by the flaws that are planted.
+    #[cfg(test)]
+    fn spoiled(&mut self, mut entry: Entry) -> Option<Entry> {
+        if self.config.flaws.wrong_value {
+            let record = Arc::make_mut(&mut entry.record);
+            for value in record.attributes.iter_mut().filter_map(|attribute| attribute.value.as_mut()) {
+                value.truncate(1);
+            }
+        }
+        if self.config.flaws.reorder_deltas && entry.base.is_some() {
+            let earlier = self.held_back.replace(entry)?;
+            let later = self.held_back.take()?;
+            let _ = self.take(later);
+            return Some(earlier);
+        }
+        Some(entry)
     }
 
     fn ignores_bases(&self) -> bool {

@@ -222,6 +222,14 @@ impl Record {
             merged.changed |= self.seen.merge(&other.seen);
         }
         if self.birth <= self.end.death && !self.birth.is_zero() {
+            // Whoever removed it cannot have seen what was written later.
+            let death = self.end.death;
+            let late = self.attributes.iter().filter(|written| written.version > death && written.value.is_some());
+            merged.losses.extend(late.map(|lost| Loss {
+                name: Arc::clone(&lost.name),
+                lost: lost.clone(),
+                kept: Attribute { name: Arc::clone(&lost.name), version: death, value: None },
+            }));
             // Dead for good: only the death is worth keeping.
             *self = Self::tombstone(self.end.death);
         }

@@ -11,6 +11,7 @@ use super::config::Config;
 use super::delivery::Sent;
 use super::message::{Message, Offered, Phase, Touch};
 use super::table::{Key, SLOTS, SlotId};
+use super::transfer::MAX_STRAIN;
 use crate::id::{UniqueId, mix};
 use crate::member::Member;
 
@@ -149,7 +150,7 @@ impl Engine {
     }
 
     pub(super) fn receive_digests(&mut self, from: &Member, round: u32, epoch_millis: u64, root: u64, slots: &[(SlotId, u64)]) {
-        self.peers.heard_clock(self.now.epoch_millis, epoch_millis);
+        self.peers.heard_clock(from, self.now.epoch_millis, epoch_millis);
         if self.peers.phase_of(from).is_none() {
             return;
         }
@@ -177,11 +178,19 @@ impl Engine {
                 self.agree(*slot, from);
             } else {
                 let now = self.millis();
-                self.slots[usize::from(*slot)].differs_since.get_or_insert(now);
+                let mark = self.placement.rank(*slot, from).map_or(0, super::bit);
+                let state = &mut self.slots[usize::from(*slot)];
+                state.agreed &= !mark;
+                state.differs_since.get_or_insert(now);
                 differing.push_back(*slot);
             }
         }
+        let interval = millis(self.config.repair_interval);
         if let Some(comparison) = self.repair.peers.get_mut(&from.id()) {
+            if !differing.is_empty() {
+                // What was sent the last time did not help, or not yet.
+                comparison.backoff = (comparison.backoff * 2).min(interval);
+            }
             comparison.differing = differing;
         }
         self.offer_differing(from);
@@ -200,8 +209,9 @@ impl Engine {
             };
             self.offer(slot, to);
         }
-        // What is left, and what changes by all this, is looked at again soon.
-        let again = self.millis() + SOON;
+        // What is left, and what changes by all this, is looked at again soon; less and less so, where it changes nothing.
+        let backoff = self.repair.peers.get(&to.id()).map_or(SOON, |comparison| comparison.backoff);
+        let again = self.millis() + backoff;
         self.compare_at(to, again);
     }
 
@@ -331,6 +341,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 /// After the last fault, all members of a group that see each other are equal within this time: views that settle, a hello that is
 /// said again, slots that move, two rounds of comparing (one may be under way with old contents), and the sweep that lets go of guests.
 pub(crate) fn convergence_bound(config: &Config, members: usize) -> Duration {
-    let transfers = config.pull_timeout * u32::try_from(members).unwrap_or(u32::MAX) * 2;
+    // Each member is asked twice at most, with patience; a request from before the end of the faults may have been made with the most.
+    let transfers = config.pull_timeout * (u32::try_from(members).unwrap_or(u32::MAX / 2) * 2 + (1 << MAX_STRAIN));
     Duration::from_secs(5) + transfers + config.repair_interval * 4 + config.commit_timeout + config.expiry_interval
 }

@@ -112,12 +112,14 @@ impl Engine {
             return self.commit_for(whom, key, birth, want).map(drop).map_err(SwapFault::Refused);
         };
         let current = held.record.attribute(&name).map_or(Version::ZERO, |attribute| attribute.version);
+        #[cfg(test)]
+        let expected = if self.config.flaws.swap_unchecked { current } else { expected };
         if current != expected {
             return Err(SwapFault::Conflict(current));
         }
         let change = if self.config.swap_creates && value.is_none() {
             // As nothing makes an entry, nothing is what ends it.
-            Change::Remove
+            Change::Remove { read: None }
         } else {
             Change::Update { read: held.record.clone(), lease: None, attributes: vec![(name, value)] }
         };

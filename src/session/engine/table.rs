@@ -291,6 +291,27 @@ impl Table {
         self.slots[usize::from(slot)].entries.0.iter_mut().for_each(|(key, held)| note(key, held));
     }
 
+    /// Whether the sums are those of the entries.
+    #[cfg(test)]
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let (mut entries, mut all) = (0, Sums::default());
+        for (number, slot) in self.slots.iter().enumerate() {
+            let mut sums = Sums::default();
+            for (key, held) in slot.iter() {
+                let one = Sums::of(key, held);
+                sums.digest ^= one.digest;
+                (sums.alive, sums.away, sums.bytes) = (sums.alive + one.alive, sums.away + one.away, sums.bytes + one.bytes);
+            }
+            if (sums.digest, sums.alive, sums.bytes) != (slot.digest, slot.alive, slot.bytes) {
+                return Err(format!("the sums of slot {number} are wrong"));
+            }
+            entries += slot.len();
+            (all.alive, all.away, all.bytes) = (all.alive + sums.alive, all.away + sums.away, all.bytes + sums.bytes);
+        }
+        let right = (entries, all.alive, all.away, all.bytes) == (self.entries, self.alive, self.away, self.bytes);
+        right.then_some(()).ok_or_else(|| "the sums of the table are wrong".into())
+    }
+
     /// All entries, slot by slot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Held)> {
         self.slots.iter().flat_map(Slot::iter)

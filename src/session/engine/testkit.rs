@@ -10,8 +10,7 @@ use super::config::Config;
 use super::fetch::{FetchFault, Get};
 use super::message::{Phase, Want};
 use super::record::Record;
-use super::table::SLOTS;
-use super::{Engine, Event, Names, Outcome, Output, Stored, Ticket, Token};
+use super::{Engine, Event, Loaded, Names, Outcome, Output, Stored, Ticket, Token};
 use crate::id::{Capabilities, UniqueId};
 use crate::member::Member;
 use crate::stack::Time;
@@ -43,10 +42,18 @@ pub(crate) struct Node {
     pub(crate) fetched: Vec<(Ticket, Fetched)>,
     pub(crate) swapped: Vec<(Ticket, Result<Committed, super::SwapFault>)>,
     pub(crate) events: Vec<Event>,
+    /// Members that keep another number of copies.
+    pub(crate) differing: Vec<Member>,
     pub(crate) drained: bool,
     pub(crate) store: HashMap<Vec<u8>, Bytes>,
     /// Nothing gets to it, and its senders are told that it failed.
     pub(crate) deaf: bool,
+}
+
+/// What a store has.
+fn load(store: &HashMap<Vec<u8>, Bytes>, key: &[u8]) -> Loaded {
+    let stored = store.get(key).and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
+    stored.map_or(Loaded::Missing, Loaded::Found)
 }
 
 pub(crate) struct Packet {
@@ -107,6 +114,7 @@ impl Group {
             fetched: Vec::new(),
             swapped: Vec::new(),
             events: Vec::new(),
+            differing: Vec::new(),
             drained: false,
             store: HashMap::new(),
             deaf: false,
@@ -152,8 +160,8 @@ impl Group {
 
     pub(crate) fn commit(&mut self, node: usize, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
         if self.with(node, |engine, now| engine.must_load(now, key, &change)) {
-            let stored = self.nodes[node].store.get(key).and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
-            self.with(node, |engine, now| engine.loaded(now, key, stored.as_ref()));
+            let loaded = load(&self.nodes[node].store, key);
+            self.with(node, |engine, now| engine.loaded(now, key, &loaded));
         }
         self.with(node, |engine, now| engine.commit(now, key, change, want))
     }
@@ -239,19 +247,8 @@ impl Group {
 
     /// Whether all members that hold a slot hold the same in it, and nobody else holds anything of it.
     pub(crate) fn agrees(&self) -> bool {
-        let alive: Vec<_> = self.nodes.iter().filter(|node| node.engine.is_some()).collect();
-        (0..SLOTS).all(|slot| {
-            let mut digests = Vec::new();
-            for node in &alive {
-                let engine = node.engine.as_ref().expect("it runs");
-                if engine.placement.rank(slot, &node.member).is_some() {
-                    digests.push(engine.table.slot(slot).digest());
-                } else if !engine.table.slot(slot).is_empty() {
-                    return false;
-                }
-            }
-            digests.windows(2).all(|pair| pair[0] == pair[1])
-        })
+        let alive: Vec<_> = self.nodes.iter().filter_map(|node| node.engine.as_ref()).collect();
+        super::agree(&alive).is_ok()
     }
 
     fn collect(&mut self) {
@@ -272,6 +269,7 @@ impl Group {
                     Output::Event(event) => node.events.push(event),
                     Output::Drained => node.drained = true,
                     Output::Ready => {}
+                    Output::CopiesDiffer(member) => node.differing.push(member),
                     Output::Save(savings) => {
                         let done = savings.iter().map(|saving| {
                             node.store.insert(saving.stored.key().to_vec(), saving.stored.encode());
@@ -281,9 +279,8 @@ impl Group {
                         engine.saved(time, savings.into_iter().zip(done).collect());
                     }
                     Output::Load(keys) => keys.iter().for_each(|key| {
-                        let stored = node.store.get(&**key);
-                        let stored = stored.and_then(|bytes| Stored::decode(&mut Names::default(), key, bytes));
-                        engine.loaded(time, key, stored.as_ref());
+                        let loaded = load(&node.store, key);
+                        engine.loaded(time, key, &loaded);
                     }),
                     Output::Forget(key) => _ = node.store.remove(&*key),
                 }

@@ -4,7 +4,7 @@
 //! slows the source. Sources of one slot are asked one after another, until one says that it has everything, or all have been asked;
 //! nobody waits for anybody else's progress, so members that start together cannot wait for each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{Chunk, Done, Entry, Message, Phase};
 use super::repair::millis;
@@ -13,6 +13,11 @@ use super::{EPOCH, Engine, bit};
 use crate::id::UniqueId;
 use crate::member::Member;
 
+/// Each time-out of a source doubles the patience with it and halves what it is asked for at once, so many times at most: a slow network
+/// is not a dead member.
+pub(super) const MAX_STRAIN: u32 = 2;
+/// Requests given up on whose answers are still welcome.
+const MAX_LATE: usize = 64;
 /// A slot whose sources were all silent is begun again after so many milliseconds.
 const RETRY: u64 = 200;
 /// Who has found a member that is complete, but not all that are said to take part, begins when no other has come for so many
@@ -23,6 +28,10 @@ const QUIET: u64 = 50;
 pub(super) struct Transfer {
     filling: BTreeMap<SlotId, Fill>,
     requests: BTreeMap<u64, Request>,
+    /// Requests that were given up on: what comes in answer counts all the same.
+    late: VecDeque<(u64, Request)>,
+    /// How often in a row a source has not answered in time, up to [`MAX_STRAIN`].
+    strain: BTreeMap<UniqueId, u32>,
     due: Option<u64>,
     /// Whether this member has looked around: before, it does not know who is there already, and must not take itself for the first.
     begun: bool,
@@ -50,6 +59,7 @@ struct Fill {
 struct Request {
     source: Member,
     slots: Vec<SlotId>,
+    asked_at: u64,
     deadline: u64,
 }
 
@@ -67,6 +77,9 @@ impl Transfer {
 impl Engine {
     /// This member has become a holder of a slot.
     pub(super) fn transfer_gained(&mut self, slot: SlotId) {
+        // What was asked for when it was one before does not tell what has been written since.
+        let requests = self.transfer.requests.values_mut().chain(self.transfer.late.iter_mut().map(|(_, request)| request));
+        requests.for_each(|request| request.slots.retain(|asked| *asked != slot));
         self.transfer.filling.insert(slot, Fill::default());
     }
 
@@ -92,6 +105,8 @@ impl Engine {
         for id in lost {
             self.forget_request(id);
         }
+        self.transfer.late.retain(|(_, request)| request.source != *member);
+        self.transfer.strain.remove(&member.id());
         for fill in self.transfer.filling.values_mut().filter(|fill| fill.source.as_ref() == Some(member)) {
             (fill.source, fill.after) = (None, None);
         }
@@ -148,7 +163,8 @@ impl Engine {
         }
         for (source, slots) in by_source.into_values() {
             let under_way = self.transfer.requests.values().filter(|request| request.source == source).count();
-            let free = self.config.chunk_window.max(1).saturating_sub(under_way);
+            let window = (self.config.chunk_window >> self.strain(&source)).max(1);
+            let free = window.saturating_sub(under_way);
             if free == 0 {
                 continue;
             }
@@ -230,9 +246,14 @@ impl Engine {
         ranked.into_iter().map(|(_, _, member)| member).collect()
     }
 
+    fn strain(&self, source: &Member) -> u32 {
+        self.transfer.strain.get(&source.id()).copied().unwrap_or(0)
+    }
+
     fn pull_from(&mut self, source: &Member, slots: Vec<SlotId>) {
         let request = self.number();
-        let deadline = self.in_millis(self.config.pull_timeout);
+        let strain = self.strain(source);
+        let deadline = self.in_millis(self.config.pull_timeout * (1 << strain));
         let after = slots.first().and_then(|slot| self.transfer.filling.get(slot)).and_then(|fill| fill.after.clone());
         for (nth, slot) in slots.iter().enumerate() {
             if let Some(fill) = self.transfer.filling.get_mut(slot) {
@@ -243,9 +264,9 @@ impl Engine {
                 }
             }
         }
-        let budget = u32::try_from(self.config.chunk_bytes).unwrap_or(u32::MAX);
+        let budget = u32::try_from(self.config.chunk_bytes >> (2 * strain)).unwrap_or(u32::MAX);
         let message = Message::Pull { request, slots: slots.clone(), after, budget };
-        self.transfer.requests.insert(request, Request { source: source.clone(), slots, deadline });
+        self.transfer.requests.insert(request, Request { source: source.clone(), slots, asked_at: self.millis(), deadline });
         self.send(vec![source.clone()], &message, None);
     }
 
@@ -260,6 +281,10 @@ impl Engine {
             let mut last: Option<&Key> = None;
             let begin = from_key.take();
             for (key, held) in self.table.slot(*slot).after(begin.as_deref()) {
+                #[cfg(test)]
+                if self.config.flaws.tombstones_not_transferred && !held.is_alive() {
+                    continue;
+                }
                 if held.away && chunk.entries.is_empty() && chunk.done.is_empty() {
                     blocked = true;
                     break 'slots;
@@ -292,12 +317,23 @@ impl Engine {
     }
 
     pub(super) fn receive_chunk(&mut self, from: &Member, chunk: Chunk) {
-        if self.transfer.requests.get(&chunk.request).is_none_or(|request| request.source != *from) {
-            // Too late: somebody else was asked. What is in it is welcome all the same.
-            return self.take_all(chunk.entries);
-        }
-        let Some(request) = self.forget_request(chunk.request) else { return };
+        let now = self.millis();
+        let asked = self.transfer.requests.get(&chunk.request).is_some_and(|request| request.source == *from);
+        let request = if asked {
+            self.forget_request(chunk.request)
+        } else {
+            // Late, and others may have been asked meanwhile: what it brings need not come again.
+            let late = self.transfer.late.iter().position(|(id, request)| *id == chunk.request && request.source == *from);
+            late.and_then(|at| self.transfer.late.remove(at)).map(|(_, request)| request)
+        };
         self.take_all(chunk.entries);
+        let patience = millis(self.config.pull_timeout);
+        let Some(request) = request.filter(|request| now <= request.deadline + (patience << MAX_STRAIN)) else { return };
+        if now < request.asked_at + patience / 4
+            && let Some(strain) = self.transfer.strain.get_mut(&from.id())
+        {
+            *strain = strain.saturating_sub(1);
+        }
         for done in chunk.done.iter().filter(|done| request.slots.contains(&done.slot)) {
             if done.complete {
                 self.filled(done.slot, Some((from, done.digest)));
@@ -306,9 +342,14 @@ impl Engine {
                 (fill.source, fill.after) = (None, None);
             }
         }
-        let next = request.slots.iter().find(|slot| chunk.done.iter().all(|done| done.slot != **slot));
-        if let Some(fill) = next.and_then(|slot| self.transfer.filling.get_mut(slot)) {
-            fill.after = chunk.after;
+        if let Some(after) = chunk.after
+            && let slot = slot_of(&after)
+            && request.slots.contains(&slot)
+            && let Some(fill) = self.transfer.filling.get_mut(&slot).filter(|fill| !fill.under_way)
+        {
+            // The answer may be late, and another source begun with: that one's cursor means nothing to this one.
+            fill.silent.retain(|silent| *silent != from.id());
+            (fill.source, fill.after) = (Some(from.clone()), Some(after));
         }
         self.pull();
     }
@@ -343,14 +384,24 @@ impl Engine {
         }
         let late: Vec<_> =
             self.transfer.requests.iter().filter(|(_, request)| request.deadline <= now).map(|(id, _)| *id).collect();
+        let mut strained = BTreeSet::new();
         for id in late {
             let Some(request) = self.forget_request(id) else { continue };
-            for slot in request.slots {
-                if let Some(fill) = self.transfer.filling.get_mut(&slot) {
+            strained.insert(request.source.id());
+            for slot in &request.slots {
+                if let Some(fill) = self.transfer.filling.get_mut(slot) {
                     fill.silent.push(request.source.id());
                     (fill.source, fill.after) = (None, None);
                 }
             }
+            if self.transfer.late.len() == MAX_LATE {
+                self.transfer.late.pop_front();
+            }
+            self.transfer.late.push_back((id, request));
+        }
+        for source in strained {
+            let strain = self.transfer.strain.entry(source).or_default();
+            *strain = (*strain + 1).min(MAX_STRAIN);
         }
         self.pull();
     }

@@ -16,8 +16,10 @@ const MAX_WRITTEN: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct Written {
     known: HashMap<Key, Mark>,
-    /// In the order in which they were let go of; some of them more than once.
-    order: VecDeque<Key>,
+    /// In the order in which they were let go of; some of them more than once, of which the last counts.
+    order: VecDeque<(Key, u64)>,
+    /// How often an entry was let go of.
+    count: u64,
 }
 
 /// A state that contains a write of this member.
@@ -29,6 +31,8 @@ struct Mark {
     own: Seen,
     /// The latest time in any state of it: what a later write must exceed, even if its clock is behind.
     latest: u64,
+    /// Which letting go this is from.
+    nth: u64,
 }
 
 impl Mark {
@@ -52,7 +56,8 @@ impl Written {
             return;
         }
         let latest = record.latest().max(before.map_or(0, |mark| mark.latest));
-        let mut mark = Mark { birth: record.birth, death: record.end.death, own, latest };
+        self.count += 1;
+        let mut mark = Mark { birth: record.birth, death: record.end.death, own, latest, nth: self.count };
         match before {
             Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
             // What is let go of is older than what was written.
@@ -63,10 +68,15 @@ impl Written {
         }
         mark.death = mark.death.max(before.map_or(Version::ZERO, |before| before.death));
         self.known.insert(key.clone(), mark);
-        self.order.push_back(key.clone());
-        while self.known.len() > MAX_WRITTEN || self.order.len() > 2 * MAX_WRITTEN {
-            let Some(oldest) = self.order.pop_front() else { return };
-            self.known.remove(&oldest);
+        self.order.push_back((key.clone(), self.count));
+        if self.order.len() > 2 * MAX_WRITTEN {
+            self.order.retain(|(key, nth)| self.known.get(key).is_some_and(|mark| mark.nth == *nth));
+        }
+        while self.known.len() > MAX_WRITTEN {
+            let Some((oldest, nth)) = self.order.pop_front() else { return };
+            if self.known.get(&oldest).is_some_and(|mark| mark.nth == nth) {
+                self.known.remove(&oldest);
+            }
         }
     }
 }
@@ -133,7 +143,7 @@ mod tests {
 
     #[test]
     fn only_what_contains_the_write_or_ended_it_is_not_behind() {
-        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20 };
+        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20, nth: 1 };
         let born = Record::born(version(10, 1), 0);
         assert!(!mark.is_in(&born));
         let mut written = born.clone();
@@ -161,6 +171,22 @@ mod tests {
         assert!(
             !mark.is_in(&Record::tombstone(version(20, 7))) && mark.is_in(&Record { end: Ends::of(version(20, 7), 0), ..latest })
         );
+    }
+
+    #[test]
+    fn what_was_let_go_of_again_is_not_forgotten_with_the_first_time() {
+        let mut all = Written::default();
+        let record = Record::born(version(10, 7), 0);
+        let busy = Key::from(&b"busy"[..]);
+        all.let_go(7, &busy, &record);
+        for number in 0..MAX_WRITTEN {
+            if number == MAX_WRITTEN - 10 {
+                all.let_go(7, &busy, &record);
+            }
+            all.let_go(7, &number.to_string().as_bytes().into(), &record);
+        }
+        assert_eq!(all.known.len(), MAX_WRITTEN);
+        assert!(all.known.contains_key(&busy), "let go of a moment ago");
     }
 
     #[test]

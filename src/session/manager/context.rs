@@ -15,7 +15,7 @@ use super::statistics::Statistics;
 use crate::channel::{GroupChannel, Listeners, Subscription};
 use crate::clock;
 use crate::session::committing::{Committing, receipt};
-use crate::session::engine::{Change, Config, Copies, Event, Key, Name, What, hash_bytes};
+use crate::session::engine::{Change, Config, Copies, Event, Key, Name, Record, What, hash_bytes};
 use crate::session::error::{CommitError, CreateError, SetError, StartError};
 use crate::session::event::{RESERVED, SessionEvent};
 use crate::session::id::SessionId;
@@ -193,19 +193,19 @@ impl Context {
         ids(self.replica.with(|engine, _| engine.at_risk()))
     }
 
-    pub(in crate::session) fn invalidate(&self, id: &SessionId) -> Result<CommitReceipt, CommitError> {
+    pub(in crate::session) fn invalidate(&self, id: &SessionId, read: Option<Arc<Record>>) -> Result<CommitReceipt, CommitError> {
         if self.replica.is_closed() {
             return Err(CommitError::Stopped);
         }
-        let (_, outcome) = self.replica.commit(id.as_bytes(), Change::Remove, self.settings.confirm.want())?;
+        let (_, outcome) = self.replica.commit(id.as_bytes(), Change::Remove { read }, self.settings.confirm.want())?;
         receipt(outcome)
     }
 
-    pub(in crate::session) fn start_invalidate(&self, id: &SessionId) -> Committing {
+    pub(in crate::session) fn start_invalidate(&self, id: &SessionId, read: Option<Arc<Record>>) -> Committing {
         if self.replica.is_closed() {
             return Committing::known(Err(CommitError::Stopped));
         }
-        let begun = self.replica.start_commit(id.as_bytes(), Change::Remove, self.settings.confirm.want());
+        let begun = self.replica.start_commit(id.as_bytes(), Change::Remove { read }, self.settings.confirm.want());
         Committing::begun(begun.map(|begun| Committing::waiting(begun.outcome)).map_err(CommitError::from))
     }
 
@@ -236,7 +236,7 @@ impl Context {
         if self.settings.expire_on_shutdown && !self.replica.is_closed() {
             for key in self.replica.with(|engine, _| engine.keys()) {
                 // A removal is never refused.
-                drop(self.replica.start_commit(&key, Change::Remove, Confirm::None.want()));
+                drop(self.replica.start_commit(&key, Change::Remove { read: None }, Confirm::None.want()));
             }
         }
         self.replica.stop();

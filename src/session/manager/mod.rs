@@ -176,12 +176,12 @@ impl<K> Manager<K> {
     ///
     /// As [`Session::commit`].
     pub fn invalidate(&self, id: &SessionId) -> Result<CommitReceipt, CommitError> {
-        self.context.invalidate(id)
+        self.context.invalidate(id, None)
     }
 
     /// As [`invalidate`](Self::invalidate), but does not wait; see [`Session::start_commit`].
     pub fn start_invalidate(&self, id: &SessionId) -> Committing {
-        self.context.start_invalidate(id)
+        self.context.start_invalidate(id, None)
     }
 
     /// Notes an access to a session, as [`get`](Self::get) would: for who keeps what it has read. Does not wait. Held here, it costs no

@@ -7,7 +7,7 @@ use super::pending::{Pending, pending};
 use super::{Shared, State, Waiter, is_stopped, tell_outcome};
 use crate::completion::DeferCallbacks;
 use crate::options::SendOptions;
-use crate::session::engine::{Change, Commit, CommitFault, Committed, Record, Refusal, Send, Want, slot_of};
+use crate::session::engine::{Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Send, Want, slot_of};
 
 /// What comes of a commit; `None`: the context was left meanwhile.
 pub(crate) type Outcome = Option<Result<Committed, CommitFault>>;
@@ -51,12 +51,16 @@ impl super::Replica {
 
 impl Shared {
     fn start_commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
-        if let Change::Rename { .. } = &change {
+        let loaded = match &change {
             // What goes on under another key takes all its values along.
-            self.load_for(key, &change);
-        }
+            Change::Rename { .. } => self.load_for(key, &change)?,
+            _ => None,
+        };
         let (record, outcome) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
+                if let Some(loaded) = &loaded {
+                    state.engine.loaded(now, key, loaded);
+                }
                 let away = self.keeper.is_some() && state.engine.must_load(now, key, &change);
                 let read = match &change {
                     Change::Update { read, .. } if away => Some(Arc::clone(read)),
@@ -86,10 +90,13 @@ impl Shared {
     }
 
     fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
-        self.load_for(key, &change);
+        let loaded = self.load_for(key, &change)?;
         let mut attended = Vec::new();
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
+                if let Some(loaded) = &loaded {
+                    state.engine.loaded(now, key, loaded);
+                }
                 let commit = state.engine.commit(now, key, change, want)?;
                 if let Commit::Waiting(ticket) = commit {
                     state.waiters.insert(ticket, Waiter::Direct(None));
@@ -146,13 +153,18 @@ impl Shared {
         Ok((record, known.unwrap_or_else(Pending::wait)))
     }
 
-    /// Sees to it that a change finds what it is made on, which may have been swapped out.
-    fn load_for(&self, key: &[u8], change: &Change) {
-        let Some(keeper) = &self.keeper else { return };
-        // Should it be swapped out again at once, its handle keeps what it had.
-        if self.enter(|state, now| state.engine.must_load(now, key, change)) {
-            let stored = keeper.get(key);
-            self.enter(|state, now| state.engine.loaded(now, key, stored.as_ref()));
+    /// Sees to it that a change finds what it is made on, which may have been swapped out. What the store had is returned: it may be
+    /// swapped out again before the change is made.
+    fn load_for(&self, key: &[u8], change: &Change) -> Result<Option<Loaded>, Refusal> {
+        let Some(keeper) = &self.keeper else { return Ok(None) };
+        if !self.enter(|state, now| state.engine.must_load(now, key, change)) {
+            return Ok(None);
+        }
+        let loaded = keeper.get(key);
+        self.enter(|state, now| state.engine.loaded(now, key, &loaded));
+        match loaded {
+            Loaded::Failed => Err(Refusal::Unavailable),
+            Loaded::Found(_) | Loaded::Missing => Ok(Some(loaded)),
         }
     }
 

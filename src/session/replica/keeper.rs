@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use super::{Shared, now};
-use crate::session::engine::{Engine, Key, Names, Restored, Saving, Stored};
+use crate::session::engine::{Engine, Key, Loaded, Names, Restored, Saving, Stored};
 use crate::session::store::Store;
 
 /// Threads that save or load many records: they wait for disks more than they work.
@@ -79,7 +79,7 @@ impl Keeper {
         for keys in keys.chunks(BATCH) {
             let found = Mutex::new(Vec::new());
             in_parallel(keys, |key, names| {
-                if let Some(stored) = self.get_with(key, names) {
+                if let Loaded::Found(stored) = self.get_with(key, names) {
                     lock(&found).push(stored);
                 }
             });
@@ -101,25 +101,25 @@ impl Keeper {
         log::info!("{restored} sessions restored, {over} had ended");
     }
 
-    /// What the store has under a key, if it is of use. Blocks.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Stored> {
+    /// What the store has under a key. Blocks.
+    pub(super) fn get(&self, key: &[u8]) -> Loaded {
         self.get_with(key, &mut Names::default())
     }
 
-    fn get_with(&self, key: &[u8], names: &mut Names) -> Option<Stored> {
+    fn get_with(&self, key: &[u8], names: &mut Names) -> Loaded {
         let complain = |fault: &dyn Display| log::warn!("the stored session {:?} is left out: {fault}", Key::from(key));
         match self.ask(|store| store.load(key)) {
-            Ok(Some(bytes)) => {
-                let stored = Stored::decode(names, key, &bytes);
-                if stored.is_none() {
+            Ok(Some(bytes)) => Stored::decode(names, key, &bytes).map_or_else(
+                || {
                     complain(&"it is not what was saved");
-                }
-                stored
-            }
-            Ok(None) => None,
+                    Loaded::Missing
+                },
+                Loaded::Found,
+            ),
+            Ok(None) => Loaded::Missing,
             Err(error) => {
                 complain(&error);
-                None
+                if error.kind() == io::ErrorKind::InvalidData { Loaded::Missing } else { Loaded::Failed }
             }
         }
     }
@@ -183,7 +183,7 @@ impl Keeper {
         in_parallel(&unsaved, |stored, names| {
             if !stored.is_away() {
                 self.put(stored);
-            } else if let Some(there) = self.get_with(stored.key(), names) {
+            } else if let Loaded::Found(there) = self.get_with(stored.key(), names) {
                 let mut whole = stored.clone();
                 whole.come_back(&there);
                 if !whole.is_away() {
@@ -239,8 +239,8 @@ fn run(shared: &Shared) {
 fn carry_out(shared: &Shared, keeper: &Keeper, next: Next) {
     match next {
         Next::Load(key) => {
-            let stored = keeper.get(&key);
-            shared.enter(|state, now| state.engine.loaded(now, &key, stored.as_ref()));
+            let loaded = keeper.get(&key);
+            shared.enter(|state, now| state.engine.loaded(now, &key, &loaded));
         }
         Next::Forget(key) => keeper.remove(&key),
         Next::Save(savings) => {

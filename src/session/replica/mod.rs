@@ -121,6 +121,8 @@ enum Told {
     Readiness(Vec<Promise<bool>>, bool),
     /// This member serves without so many of its slots: to be logged, which may be the application's code.
     Incomplete(usize),
+    /// This member is set up with another number of copies: to be logged.
+    CopiesDiffer(Member),
 }
 
 /// What is to be done when the lock is free again.
@@ -448,6 +450,7 @@ impl Shared {
                     let missing = state.engine.slots_missing();
                     out.told.extend((missing > 0).then_some(Told::Incomplete(missing)));
                 }
+                Output::CopiesDiffer(member) => out.told.push(Told::CopiesDiffer(member)),
                 Output::Drained => self.milestones.pass(|passed| passed.drained = true),
             }
         }
@@ -470,6 +473,10 @@ impl Shared {
             Told::Swap(promise, result) => promise.settle(result),
             Told::Readiness(promises, ready) => promises.into_iter().for_each(|promise| promise.settle(ready)),
             Told::Nothing(_) => {}
+            Told::CopiesDiffer(member) => log::warn!(
+                "{}: {member} keeps another number of copies; until all members are set up alike, entries may be on fewer than are wanted",
+                self.label
+            ),
             Told::Incomplete(missing) => log::warn!(
                 "{}: serves although {missing} of its 1024 slots have not been transferred within the time for it; they come later",
                 self.label

@@ -61,7 +61,8 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or what is there is not what was saved.
+    /// When it cannot be read: it will be asked again. [`InvalidData`](io::ErrorKind::InvalidData) when what is there is not what was saved:
+    /// then the session is got from other members, if they have it, and is lost if not.
     fn load(&self, key: &[u8]) -> io::Result<Option<Bytes>>;
 
     /// Forgets the record of a key, as durably as a save; fine when there is none.

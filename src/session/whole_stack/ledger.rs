@@ -1,23 +1,36 @@
-//! What clients were told, against which the end is checked.
+//! What clients were told, against which every step and the end are checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Version;
-use crate::session::engine::{Committed, Record};
+use crate::id::UniqueId;
+use crate::session::engine::{Committed, Engine, Record};
 use crate::testing::simulator::NodeId;
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// The key that a client's session has now: renamed or removed, it gets another.
+    /// Clients write nothing more.
+    pub(super) closed: bool,
+    /// The key that a client's session has now: removed, renamed or lost, it gets another.
     keys: BTreeMap<u64, Vec<u8>>,
     /// Keys that somebody has asked to be removed, or renamed.
     ended: BTreeSet<Vec<u8>>,
-    receipts: Vec<Receipt>,
+    deeds: BTreeMap<Vec<u8>, Vec<Deed>>,
     /// What each node has written last, since it was started.
     own: BTreeMap<(NodeId, Vec<u8>, &'static str), Write>,
-    /// Crashes so far.
-    crashes: usize,
+    /// What each node has let go of, and to whom.
+    handed: BTreeMap<(NodeId, Vec<u8>), Vec<(Arc<Record>, Vec<NodeId>)>>,
+    /// Who is who.
+    nodes: BTreeMap<UniqueId, NodeId>,
+    /// All values that clients wanted written, and under which name; each is wanted once.
+    wanted: BTreeMap<Bytes, &'static str>,
+    /// Writes on a condition of which it is not known to which incarnation they were made.
+    swaps: Vec<(Vec<u8>, String, Bytes, Committed)>,
+    /// The value of each version that was ever seen.
+    values: BTreeMap<(Version, String), Option<Bytes>>,
 }
 
 /// A write: its version, and the incarnation of the key that it was made in. Two clients that make the same key at once make two; the later
@@ -28,22 +41,54 @@ pub(super) struct Write {
     pub(super) version: Version,
 }
 
-/// A write that was confirmed.
-#[derive(Debug)]
-struct Receipt {
-    key: Vec<u8>,
-    name: &'static str,
-    write: Write,
-    /// Copies beside the writer's.
-    copies: usize,
-    /// Crashes of any node before it was given.
-    crashes_before: usize,
-    by: NodeId,
+/// A change that a client was told is made.
+#[derive(Clone, Debug)]
+pub(super) struct Deed {
+    pub(super) key: Vec<u8>,
+    pub(super) what: What,
+    pub(super) write: Write,
+    /// Of the commit that it is part of.
+    pub(super) commit: Version,
+    /// Who must have it: the writer, and those that have confirmed it. Empty when all of them have crashed.
+    holders: BTreeSet<NodeId>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Attribute(String, Option<Bytes>),
+    Death,
+}
+
+impl Deed {
+    pub(super) fn new(key: &[u8], what: What, write: Write, commit: Version) -> Self {
+        Self { key: key.to_vec(), what, write, commit, holders: BTreeSet::new() }
+    }
+
+    /// Whether a record contains this, something later, or an end of the entry.
+    fn is_in(&self, record: &Record) -> bool {
+        let Write { birth, version } = self.write;
+        match &self.what {
+            What::Death => record.end.death >= version || record.birth > version,
+            What::Attribute(name, value) => {
+                let found = record.attribute(name);
+                let written = found.is_some_and(|it| it.version > version || it.version == version && it.value == *value);
+                record.birth > birth || record.end.death >= birth || record.birth == birth && (!record.is_alive() || written)
+            }
+        }
+    }
 }
 
 impl Ledger {
     pub(super) fn current(&self, number: u64) -> Vec<u8> {
         self.keys.get(&number).cloned().unwrap_or_else(|| format!("session {number}").into_bytes())
+    }
+
+    /// The key for a session that a client has not found: what was once written to is not made anew, or nobody would notice its loss.
+    pub(super) fn make(&mut self, number: u64, key: &[u8], fresh: u64) -> Vec<u8> {
+        if self.deeds.contains_key(key) {
+            self.keys.insert(number, fresh.to_be_bytes().to_vec());
+        }
+        self.current(number)
     }
 
     pub(super) fn removed(&mut self, number: u64, key: &[u8], fresh: u64) {
@@ -56,34 +101,60 @@ impl Ledger {
         self.keys.insert(number, to.to_vec());
     }
 
-    pub(super) fn crashed(&mut self, node: NodeId) {
-        self.crashes += 1;
-        self.restarted(node);
+    /// Somebody wants this value to be written.
+    pub(super) fn wants(&mut self, name: &'static str, value: &Bytes) {
+        self.wanted.insert(value.clone(), name);
     }
 
-    /// Orderly, after it has handed over: what it held is held by others.
-    pub(super) fn left(&mut self, node: NodeId) {
-        self.restarted(node);
+    pub(super) fn meets(&mut self, id: UniqueId, node: NodeId) {
+        self.nodes.insert(id, node);
     }
 
-    /// Somebody hands over what it holds to so many: on its side of a partition they may be fewer than there were copies.
-    pub(super) fn handing_over(&mut self, takers: usize) {
-        self.receipts.iter_mut().for_each(|receipt| receipt.copies = receipt.copies.min(takers.saturating_sub(1)));
-    }
-
-    pub(super) fn restarted(&mut self, node: NodeId) {
+    /// A node is gone: what only it had is gone with it.
+    pub(super) fn ended(&mut self, node: NodeId) {
         self.own.retain(|(writer, ..), _| *writer != node);
+        self.handed.retain(|(of, _), _| *of != node);
+        self.nodes.retain(|_, known| *known != node);
+        self.deeds.values_mut().flatten().for_each(|deed| _ = deed.holders.remove(&node));
     }
 
-    pub(super) fn wrote(&mut self, node: NodeId, key: &[u8], name: &'static str, write: Write) {
-        let last = self.own.entry((node, key.to_vec(), name)).or_insert(write);
-        *last = (*last).max(write);
+    /// A node that holds something no more, as those to whom it belongs have it.
+    pub(super) fn let_go(&mut self, node: NodeId, key: &[u8], record: Arc<Record>, to: &[UniqueId]) {
+        let to = to.iter().filter_map(|id| self.nodes.get(id).copied()).filter(|other| *other != node).collect();
+        self.handed.entry((node, key.to_vec())).or_default().push((record, to));
     }
 
-    /// A node reads: it must see its own last write, or a later one.
-    pub(super) fn read(&self, node: NodeId, key: &[u8], record: &Arc<Record>) {
+    pub(super) fn wrote(&mut self, node: NodeId, mut deed: Deed) {
+        if let What::Attribute(name, _) = &deed.what
+            && let Some(name) = super::NAMES.into_iter().find(|known| known == name)
+        {
+            let last = self.own.entry((node, deed.key.clone(), name)).or_insert(deed.write);
+            *last = (*last).max(deed.write);
+        }
+        deed.holders.insert(node);
+        self.deeds.entry(deed.key.clone()).or_default().push(deed);
+    }
+
+    /// Who has confirmed a commit.
+    pub(super) fn confirmed(&mut self, committed: &Committed) {
+        let confirmed: Vec<_> = committed.confirmed.iter().filter_map(|member| self.nodes.get(&member.id()).copied()).collect();
+        let deeds = self.deeds.values_mut().flatten().filter(|deed| deed.commit == committed.version);
+        deeds.filter(|deed| !deed.holders.is_empty()).for_each(|deed| deed.holders.extend(&confirmed));
+    }
+
+    /// A client was told that its value has replaced what it expected: those that have confirmed that have it, be it in the incarnation
+    /// that they hold.
+    pub(super) fn swapped(&mut self, node: NodeId, key: &[u8], name: &str, value: &Bytes, committed: &Committed) {
+        let known = self.values.insert((committed.version, name.to_string()), Some(value.clone()));
+        assert!(known.is_none_or(|known| known.as_ref() == Some(value)), "{node:?} has not written {value:x?} to {key:x?}");
+        self.swaps.push((key.to_vec(), name.to_string(), value.clone(), committed.clone()));
+    }
+
+    /// A node reads: what it finds was written by somebody, and it is its own last write or a later one where that must be.
+    pub(super) fn read(&mut self, node: NodeId, key: &[u8], record: &Arc<Record>, known: Option<&[UniqueId]>) {
+        self.are_known(key, record);
         for ((writer, written, name), write) in &self.own {
-            if *writer == node && written == key && !name.is_empty() {
+            if *writer == node && written == key && self.is_near(node, key, write.version, known) {
                 let seen = record.attribute(name).map_or(Version::ZERO, |attribute| attribute.version);
                 let Write { birth, version } = *write;
                 assert!(seen >= version || record.birth > birth, "{node:?} wrote {name} at {version} and reads {seen}");
@@ -91,38 +162,67 @@ impl Ledger {
         }
     }
 
-    pub(super) fn confirmed(&mut self, by: NodeId, key: &[u8], name: &'static str, birth: Version, committed: &Committed) {
-        self.receipts.push(Receipt {
-            key: key.to_vec(),
-            name,
-            write: Write { birth, version: committed.version },
-            copies: committed.confirmed.len(),
-            crashes_before: self.crashes,
-            by,
-        });
+    /// Whether somebody who has a write was known all the time to the node that asked others; one that did not ask has it itself.
+    fn is_near(&self, node: NodeId, key: &[u8], version: Version, known: Option<&[UniqueId]>) -> bool {
+        let Some(known) = known else { return true };
+        let known: BTreeSet<_> = known.iter().filter_map(|id| self.nodes.get(id)).collect();
+        let mut deeds = self.deeds.get(key).into_iter().flatten().filter(|deed| deed.write.version == version);
+        deeds.any(|deed| deed.holders.iter().any(|holder| *holder == node || known.contains(holder)))
     }
 
-    /// Of `records`, the state that all replicas agree on.
-    pub(super) fn check(&self, seed: u64, records: impl Fn(&[u8]) -> Option<Arc<Record>>) {
-        for receipt in &self.receipts {
-            let Receipt { key, name, write: Write { birth, version }, copies, crashes_before, by } = receipt;
-            let found = records(key);
-            if name.is_empty() {
-                // A removal, or the old key of a rename, that others have confirmed. Who had found nothing may have made the key anew.
-                let back = found.is_some_and(|record| record.birth <= *version);
-                assert!(!back || self.crashes - crashes_before > *copies, "seed {seed}: {key:x?} is back");
-                continue;
+    /// Whether clients wanted all that is in a record, and each version has one value.
+    fn are_known(&mut self, key: &[u8], record: &Record) {
+        for attribute in &record.attributes {
+            let wanted = attribute.value.as_ref().is_none_or(|value| self.wanted.get(value) == Some(&&*attribute.name));
+            let of_it = self.values.entry((attribute.version, attribute.name.to_string()));
+            let same = of_it.or_insert_with(|| attribute.value.clone()) == &attribute.value;
+            assert!(wanted && same, "nobody wrote {attribute:?} of {key:x?}");
+        }
+        assert!(record.end.death.is_zero() || self.ended.contains(key), "{key:x?} died of nothing: {record:?}");
+    }
+
+    /// Whether everybody has what it must have.
+    pub(super) fn check(&mut self, seed: u64, engines: &BTreeMap<NodeId, &Engine>) {
+        for engine in engines.values() {
+            engine.records().for_each(|(key, record)| self.are_known(key, record));
+        }
+        for (key, name, value, committed) in std::mem::take(&mut self.swaps) {
+            let has = |engine: &&&Engine| {
+                let record = engine.record(&key);
+                record.and_then(|record| record.attribute(&name)).is_some_and(|it| it.version == committed.version)
+            };
+            let holders: BTreeSet<_> = engines.iter().filter(|(_, engine)| has(engine)).map(|(node, _)| *node).collect();
+            if let Some(record) = holders.first().and_then(|node| engines[node].record(&key)) {
+                let write = Write { birth: record.birth, version: committed.version };
+                let deed = Deed::new(&key, What::Attribute(name, Some(value)), write, committed.version);
+                self.deeds.entry(key).or_default().push(Deed { holders, ..deed });
+                self.confirmed(&committed);
             }
-            if self.ended.contains(key) || self.crashes - crashes_before > *copies {
-                continue;
+        }
+        for deed in self.deeds.values_mut().flatten() {
+            let mut seen = BTreeSet::new();
+            while let Some(node) = deed.holders.iter().find(|node| !seen.contains(*node)).copied() {
+                seen.insert(node);
+                let Some(engine) = engines.get(&node) else { continue };
+                let record = engine.record(&deed.key);
+                if record.is_some_and(|record| deed.is_in(record)) {
+                    continue;
+                }
+                let handed = self.handed.get(&(node, deed.key.clone())).into_iter().flatten().rev();
+                let Some((_, to)) = handed.into_iter().find(|(record, _)| deed.is_in(record)) else {
+                    panic!("seed {seed}: {node:?} has lost {deed:x?}: it holds {record:?}");
+                };
+                deed.holders.remove(&node);
+                deed.holders.extend(to.iter().filter(|to| engines.contains_key(to)));
             }
-            let kept = found.as_ref().and_then(|record| record.attribute(name)).map(|attribute| attribute.version);
-            let born_again = found.as_ref().is_some_and(|record| record.birth > *birth);
-            assert!(
-                kept.is_some_and(|kept| kept >= *version) || born_again,
-                "seed {seed}: {name} of {key:x?}, written by {by:?} at {version} with {copies} copies, is {kept:?} after {} crashes",
-                self.crashes - crashes_before,
-            );
+        }
+    }
+
+    /// Whether what somebody had to have is in the state that all replicas agree on.
+    pub(super) fn check_end(&self, seed: u64, engines: &BTreeMap<NodeId, &Engine>) {
+        for deed in self.deeds.values().flatten().filter(|deed| !deed.holders.is_empty()) {
+            let found = engines.values().find_map(|engine| engine.record(&deed.key));
+            assert!(found.is_some_and(|record| deed.is_in(record)), "seed {seed}: {deed:x?} is lost: {found:?} is left");
         }
     }
 }

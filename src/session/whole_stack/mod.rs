@@ -11,14 +11,14 @@
 mod ledger;
 mod node;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use self::ledger::Ledger;
-use self::node::Node;
-use super::engine::{Change, Config, Copies, Get, Name, Phase, Version, Want, convergence_bound};
+use self::node::{Node, Request};
+use super::engine::{Config, Copies, Engine, Phase, Version, Want, convergence_bound};
 use crate::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
 use crate::stack::StackBuilder;
 use crate::testing::simulator::{NodeId, SimConfig, Simulator};
@@ -42,6 +42,7 @@ struct Coverage {
     handed_over: u64,
     late: u64,
     bases_missing: u64,
+    expired: u64,
     crashes: u64,
     restarts: u64,
     pauses: u64,
@@ -62,10 +63,22 @@ fn sessions_survive_every_history() {
     if count >= 40 {
         let Coverage { confirmed, unconfirmed, removed, renamed, swapped, swap_conflicts, fetched, repaired, .. } = coverage;
         let Coverage {
-            conflicts, handed_over, late, bases_missing, crashes, restarts, pauses, partitions, one_way, drained, ..
+            conflicts,
+            handed_over,
+            late,
+            bases_missing,
+            expired,
+            crashes,
+            restarts,
+            pauses,
+            partitions,
+            one_way,
+            drained,
+            ..
         } = coverage;
         let happened = [confirmed, unconfirmed, removed, renamed, swapped, swap_conflicts, fetched, repaired];
-        let faults = [conflicts, handed_over, late, bases_missing, crashes, restarts, pauses, partitions, one_way, drained];
+        let faults =
+            [conflicts, handed_over, late, bases_missing, expired, crashes, restarts, pauses, partitions, one_way, drained];
         assert!(happened.into_iter().chain(faults).all(|times| times > 0), "{coverage:?}");
     }
 }
@@ -92,16 +105,17 @@ fn history(seed: u64, coverage: &mut Coverage) -> u64 {
         run.collect(coverage);
     }
     run.sim.calm();
+    run.ledger.closed = true;
     let bound = convergence_bound(&run.config, run.nodes.len()) + Duration::from_secs(20);
     let mut waited = Duration::ZERO;
     while waited < bound && !run.has_converged() {
         run.sim.run_for(Duration::from_millis(500));
         waited += Duration::from_millis(500);
     }
+    run.check(coverage);
     run.sim.run_for(Duration::from_secs(15));
-    run.collect(coverage);
-    run.count_takers();
-    run.check();
+    run.check(coverage);
+    run.check_answers();
     for node in run.alive() {
         let counters = run.sim.app::<Node>(node).map(|app| app.engine.counters()).unwrap_or_default();
         coverage.repaired += counters.repaired;
@@ -109,6 +123,7 @@ fn history(seed: u64, coverage: &mut Coverage) -> u64 {
         coverage.handed_over += counters.handed_over;
         coverage.late += counters.late;
         coverage.bases_missing += counters.bases_missing;
+        coverage.expired += counters.expired;
     }
     run.sim.trace()
 }
@@ -166,28 +181,19 @@ impl Run {
         self.nodes[at]
     }
 
-    /// Enters into the books how many others those who hand over have found.
-    fn count_takers(&mut self) {
-        for app in self.leaving.iter().filter_map(|node| self.sim.app::<Node>(*node)) {
-            self.ledger.handing_over(app.takers);
-        }
-    }
-
     fn disturb(&mut self, coverage: &mut Coverage) {
-        self.count_takers();
         let node = self.any_node();
         match self.below(60) {
             0 if self.alive().len() > 1 && self.sim.is_running(node) => {
                 coverage.crashes += 1;
                 self.sim.crash(node);
-                self.ledger.crashed(node);
+                self.ledger.ended(node);
                 self.paused.retain(|paused| *paused != node);
                 self.leaving.retain(|leaving| *leaving != node);
             }
             1..=3 if !self.sim.is_running(node) => {
                 coverage.restarts += 1;
                 self.sim.restart(node);
-                self.ledger.restarted(node);
             }
             4 => {
                 coverage.pauses += 1;
@@ -233,7 +239,7 @@ impl Run {
                 Some(app) if app.drained && !self.paused.contains(&node) => {
                     coverage.drained += 1;
                     self.sim.stop(node);
-                    self.ledger.left(node);
+                    self.ledger.ended(node);
                 }
                 Some(_) => self.leaving.push(node),
                 None => {}
@@ -248,76 +254,44 @@ impl Run {
             return;
         }
         let number = self.below(KEYS);
-        let key = self.ledger.current(number);
-        let name = NAMES[self.below(3) as usize];
-        let want = match self.below(3) {
-            0 => Want::None,
-            1 => Want::All,
-            _ => Want::Copies(1),
+        let request = Request {
+            number,
+            key: self.ledger.current(number),
+            name: NAMES[self.below(3) as usize],
+            value: Bytes::from(self.sim.random().to_be_bytes().to_vec()),
+            want: match self.below(3) {
+                0 => Want::None,
+                1 => Want::All,
+                _ => Want::Copies(1),
+            },
+            lease: Duration::from_secs(if self.below(4) == 0 { 6 + self.below(10) } else { 7200 }),
+            fresh: self.sim.random(),
+            action: self.below(40),
         };
-        let value = Bytes::from(self.sim.random().to_be_bytes().to_vec());
-        let fresh = self.sim.random();
-        let action = self.below(40);
         let ledger = &mut self.ledger;
-        let found = self.sim.with_app::<Node, _>(node, |app, cx| {
-            let now = cx.time();
-            let got = app.engine.get(now, &key);
-            if let Get::Asking(ticket) = &got {
-                app.expected.insert(*ticket);
-            }
-            let record = match got {
-                Get::Here(record) => {
-                    ledger.read(node, &key, &record);
-                    Some(record)
-                }
-                Get::Absent => None,
-                Get::Asking(_) => {
-                    app.carry_out(cx);
-                    return false;
-                }
-            };
-            match (record, action) {
-                (None, 0..=19) => {
-                    let change =
-                        Change::Create { lease: Duration::from_secs(7200), attributes: vec![(Name::from(name), Some(value))] };
-                    app.commit(cx, ledger, node, &key, change, want, name);
-                }
-                (Some(_), 0) => {
-                    ledger.removed(number, &key, fresh);
-                    app.commit(cx, ledger, node, &key, Change::Remove, want, "");
-                }
-                (Some(record), 1) => {
-                    let to = node::beside(&key, fresh);
-                    ledger.renamed(number, &key, &to);
-                    let change = Change::Rename { read: record, to: to.as_slice().into(), lease: None, attributes: Vec::new() };
-                    app.commit(cx, ledger, node, &key, change, want, "");
-                }
-                (Some(record), 2..=5) => {
-                    // Now and then of a version that it does not have any more.
-                    let read = record.attribute(name).filter(|_| action > 2);
-                    let expected = read.map_or(Version::ZERO, |attribute| attribute.version);
-                    let ticket = app.engine.swap(now, &key, Name::from(name), expected, Some(value), want);
-                    app.expected.insert(ticket);
-                    app.carry_out(cx);
-                }
-                (Some(record), 6..=30) => {
-                    let change = Change::Update { read: record, lease: None, attributes: vec![(Name::from(name), Some(value))] };
-                    app.commit(cx, ledger, node, &key, change, want, name);
-                }
-                _ => app.carry_out(cx),
-            }
-            action == 1
-        });
-        coverage.renamed += u64::from(found == Some(true));
-        coverage.removed += u64::from(action == 0);
+        self.sim.with_app::<Node, _>(node, |app, cx| app.request(cx, ledger, coverage, node, request));
     }
 
-    /// Takes the answers that have come.
+    /// Takes the answers that have come, and looks whether everybody has what it must have.
     fn collect(&mut self, coverage: &mut Coverage) {
-        for node in self.alive() {
-            let ledger = &mut self.ledger;
-            self.sim.with_app::<Node, _>(node, |app, _| app.answers(ledger, node, coverage));
+        let alive = self.alive();
+        for node in &alive {
+            if let Some(app) = self.sim.app::<Node>(*node) {
+                self.ledger.meets(app.engine.local().id(), *node);
+            }
         }
+        let ledger = &mut self.ledger;
+        for node in &alive {
+            self.sim.with_app::<Node, _>(*node, |app, _| app.hands_over(ledger, *node));
+        }
+        for node in &alive {
+            self.sim.with_app::<Node, _>(*node, |app, cx| app.answers(cx, ledger, coverage, *node));
+        }
+        for node in &alive {
+            self.sim.with_app::<Node, _>(*node, |app, _| app.hands_over(ledger, *node));
+        }
+        let engines = engines(&self.sim, &alive);
+        self.ledger.check(self.sim.seed(), &engines);
     }
 
     fn has_converged(&self) -> bool {
@@ -327,23 +301,35 @@ impl Run {
             match &engines[..] {
                 // It is handing over, and nobody is left to take what it holds: it keeps that.
                 [only] if only.phase() == Phase::Leaving => true,
-                _ => super::engine::agree(&engines),
+                _ => super::engine::agree(&engines).is_ok(),
             }
         }
     }
 
-    fn check(&self) {
+    /// All is well again.
+    fn check(&mut self, coverage: &mut Coverage) {
+        self.collect(coverage);
         let seed = self.sim.seed();
-        assert!(self.has_converged(), "seed {seed}: the replicas differ after the bound");
-        for node in self.alive() {
-            let Some(app) = self.sim.app::<Node>(node) else { continue };
+        assert!(self.has_converged(), "seed {seed}: the replicas differ after the bound: {:?}", self.difference());
+        let alive = self.alive();
+        self.ledger.check_end(seed, &engines(&self.sim, &alive));
+    }
+
+    /// Nobody waits for anything any more.
+    fn check_answers(&self) {
+        for (node, app) in self.alive().into_iter().filter_map(|node| Some((node, self.sim.app::<Node>(node)?))) {
+            let seed = self.sim.seed();
             assert!(app.expected.is_empty(), "seed {seed}: {node:?} has tickets without an answer: {:?}", app.expected);
         }
-        let alive = self.alive();
-        let records =
-            |key: &[u8]| alive.iter().filter_map(|node| self.sim.app::<Node>(*node)?.engine.peek(key)).next().map(Arc::clone);
-        self.ledger.check(seed, records);
     }
+
+    fn difference(&self) -> Result<(), String> {
+        super::engine::agree(&engines(&self.sim, &self.alive()).into_values().collect::<Vec<_>>())
+    }
+}
+
+fn engines<'a>(sim: &'a Simulator, nodes: &[NodeId]) -> BTreeMap<NodeId, &'a Engine> {
+    nodes.iter().filter_map(|node| Some((*node, &sim.app::<Node>(*node)?.engine))).collect()
 }
 
 fn stack() -> StackBuilder {

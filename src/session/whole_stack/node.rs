@@ -1,15 +1,21 @@
 //! An engine on a simulated node: what a replica is on a real one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::ledger::{Ledger, Write};
+use bytes::Bytes;
+
+use super::ledger::{Deed, Ledger, What, Write};
 use super::{Coverage, Version};
 use crate::completion::FaultCause;
+use crate::id::UniqueId;
 use crate::member::Member;
 use crate::message::Message;
 use crate::options::SendOptions;
-use crate::session::engine::{Change, Commit, Config, Engine, Outcome, Output, Phase, SwapFault, Ticket, Want, slot_of};
+use crate::session::engine::{
+    Change, Commit, Config, Engine, Get, Key, Name, Outcome, Output, Phase, Record, SwapFault, Ticket, Want, slot_of,
+};
 use crate::stack::Event;
 use crate::testing::simulator::{AppContext, Application, NodeId};
 
@@ -17,18 +23,28 @@ pub(super) struct Node {
     pub(super) engine: Engine,
     /// Tickets that an answer must come for.
     pub(super) expected: BTreeSet<Ticket>,
-    commits: BTreeMap<Ticket, Written>,
+    /// Requests that wait for an entry, and who was known when they began to.
+    reads: BTreeMap<Ticket, (Request, Vec<UniqueId>)>,
+    swaps: BTreeMap<Ticket, Request>,
     answered: Vec<Output>,
+    /// What was let go of, and who was to have it.
+    gone: Vec<(Key, Arc<Record>, Vec<UniqueId>)>,
     pub(super) drained: bool,
-    /// While it is handing over what it holds: how many others there were to take it, when they were fewest.
-    pub(super) takers: usize,
 }
 
-/// What a commit has written.
-struct Written {
-    key: Vec<u8>,
-    name: &'static str,
-    birth: Version,
+/// What a client wants done with a session.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) number: u64,
+    pub(super) key: Vec<u8>,
+    pub(super) name: &'static str,
+    pub(super) value: Bytes,
+    pub(super) want: Want,
+    pub(super) lease: Duration,
+    /// A number that nobody has used.
+    pub(super) fresh: u64,
+    /// Which of the things that clients do.
+    pub(super) action: u64,
 }
 
 impl Node {
@@ -36,45 +52,117 @@ impl Node {
         Self {
             engine: Engine::new(config, cx.local().clone(), cx.time()),
             expected: BTreeSet::new(),
-            commits: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            swaps: BTreeMap::new(),
             answered: Vec::new(),
+            gone: Vec::new(),
             drained: false,
-            takers: usize::MAX,
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a commit, and who keeps the books of it")]
-    pub(super) fn commit(
+    /// Reads an entry, and does what is wanted once it is there.
+    pub(super) fn request(
         &mut self,
         cx: &mut AppContext<'_>,
         ledger: &mut Ledger,
+        coverage: &mut Coverage,
         node: NodeId,
-        key: &[u8],
-        change: Change,
-        want: Want,
-        name: &'static str,
+        request: Request,
     ) {
-        let commit = self.engine.commit(cx.time(), key, change, want);
-        let write = self.written(key, name);
-        match commit {
-            Ok(Commit::Done(_)) => {}
-            Ok(Commit::Waiting(ticket)) => {
-                self.expected.insert(ticket);
-                let birth = write.map_or(Version::ZERO, |write| write.birth);
-                self.commits.insert(ticket, Written { key: key.to_vec(), name, birth });
+        match self.engine.get(cx.time(), &request.key) {
+            Get::Here(record) => {
+                ledger.read(node, &request.key, &record, None);
+                self.act(cx, ledger, coverage, node, request, Some(record));
             }
-            Err(_) => return self.carry_out(cx),
+            Get::Absent => self.act(cx, ledger, coverage, node, request, None),
+            Get::Asking(ticket) => {
+                self.expected.insert(ticket);
+                self.reads.insert(ticket, (request, self.engine.participants()));
+                self.carry_out(cx);
+            }
         }
-        if let Some(write) = write {
-            ledger.wrote(node, key, name, write);
-        }
-        self.carry_out(cx);
     }
 
-    /// The last write of an attribute, as it is here.
-    fn written(&self, key: &[u8], name: &str) -> Option<Write> {
-        let record = self.engine.peek(key)?;
-        record.attribute(name).map(|attribute| Write { birth: record.birth, version: attribute.version })
+    /// One request of one client, which has read this.
+    fn act(
+        &mut self,
+        cx: &mut AppContext<'_>,
+        ledger: &mut Ledger,
+        coverage: &mut Coverage,
+        node: NodeId,
+        request: Request,
+        record: Option<Arc<Record>>,
+    ) {
+        let Request { number, mut key, name, value, want, lease, fresh, action } = request.clone();
+        ledger.wants(name, &value);
+        let change = match (record, action) {
+            (None, 0..=19) => {
+                key = ledger.make(number, &key, fresh);
+                Change::Create { lease, attributes: vec![(Name::from(name), Some(value))] }
+            }
+            (Some(record), 0) => {
+                coverage.removed += 1;
+                ledger.removed(number, &key, fresh);
+                Change::Remove { read: Some(record) }
+            }
+            (Some(record), 1) => {
+                coverage.renamed += 1;
+                let to = beside(&key, fresh);
+                ledger.renamed(number, &key, &to);
+                Change::Rename { read: record, to: to.as_slice().into(), lease: None, attributes: Vec::new() }
+            }
+            (Some(record), 2..=5) => {
+                // Now and then of a version that it does not have any more.
+                let read = record.attribute(name).filter(|_| action > 2);
+                let expected = read.map_or(Version::ZERO, |attribute| attribute.version);
+                let ticket = self.engine.swap(cx.time(), &key, Name::from(name), expected, Some(value), want);
+                self.expected.insert(ticket);
+                self.swaps.insert(ticket, request);
+                return self.carry_out(cx);
+            }
+            (Some(record), 6..=30) => {
+                Change::Update { read: record, lease: None, attributes: vec![(Name::from(name), Some(value))] }
+            }
+            _ => return self.carry_out(cx),
+        };
+        self.commit(cx, ledger, node, &key, change, want);
+    }
+
+    fn commit(&mut self, cx: &mut AppContext<'_>, ledger: &mut Ledger, node: NodeId, key: &[u8], change: Change, want: Want) {
+        let before = self.engine.record(key).map(Arc::clone);
+        let (asked, renamed) = match &change {
+            Change::Create { attributes, .. } | Change::Update { attributes, .. } => (attributes.clone(), None),
+            Change::Rename { read, to, .. } => (Vec::new(), Some((before.unwrap_or_else(|| Arc::clone(read)), to.clone()))),
+            _ => (Vec::new(), None),
+        };
+        let Ok(commit) = self.engine.commit(cx.time(), key, change, want) else { return self.carry_out(cx) };
+        let after = self.engine.record(key).map(Arc::clone);
+        let Some(after) = after else { panic!("{node:?} has nothing of what it wrote to {key:x?}") };
+        for (name, value) in &asked {
+            let Some(attribute) = after.attribute(name).filter(|attribute| attribute.value == *value) else {
+                panic!("{node:?} was to write {name}, and made {after:?}");
+            };
+            let write = Write { birth: after.birth, version: attribute.version };
+            ledger.wrote(node, Deed::new(key, What::Attribute(name.to_string(), value.clone()), write, attribute.version));
+        }
+        if asked.is_empty() {
+            let death = after.end.death;
+            ledger.wrote(node, Deed::new(key, What::Death, Write { birth: Version::ZERO, version: death }, death));
+        }
+        if let Some((old, to)) = renamed {
+            let Some(new) = self.engine.record(&to).filter(|new| *new.attributes == *old.attributes) else {
+                panic!("{node:?} renamed {old:?}, and made {:?}", self.engine.record(&to));
+            };
+            for attribute in &new.attributes {
+                let write = Write { birth: new.birth, version: attribute.version };
+                let what = What::Attribute(attribute.name.to_string(), attribute.value.clone());
+                ledger.wrote(node, Deed::new(&to, what, write, new.birth));
+            }
+        }
+        if let Commit::Waiting(ticket) = commit {
+            self.expected.insert(ticket);
+        }
+        self.carry_out(cx);
     }
 
     pub(super) fn drain(&mut self, cx: &mut AppContext<'_>) {
@@ -84,7 +172,7 @@ impl Node {
 
     /// Does what the engine wants done.
     pub(super) fn carry_out(&mut self, cx: &mut AppContext<'_>) {
-        self.count_takers();
+        self.gone.extend(self.engine.let_go_of());
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Save(_) | Output::Load(_) | Output::Forget(_) => {
@@ -101,35 +189,52 @@ impl Node {
         }
     }
 
-    fn count_takers(&mut self) {
-        if self.engine.phase() == Phase::Leaving {
-            self.takers = self.takers.min(self.engine.participants().len());
+    /// Enters into the books what was let go of.
+    pub(super) fn hands_over(&mut self, ledger: &mut Ledger, node: NodeId) {
+        for (key, record, to) in self.gone.drain(..) {
+            ledger.let_go(node, &key, record, &to);
         }
     }
 
-    /// Enters the answers that have come into the books.
-    pub(super) fn answers(&mut self, ledger: &mut Ledger, node: NodeId, coverage: &mut Coverage) {
+    /// Enters the answers that have come into the books, and goes on with what waited for them.
+    pub(super) fn answers(&mut self, cx: &mut AppContext<'_>, ledger: &mut Ledger, coverage: &mut Coverage, node: NodeId) {
         for output in std::mem::take(&mut self.answered) {
             match output {
                 Output::Committed(ticket, result) => {
                     self.answered_once(ticket);
-                    let Some(written) = self.commits.remove(&ticket) else { continue };
                     match result {
                         Ok(committed) => {
                             coverage.confirmed += u64::from(!committed.confirmed.is_empty());
-                            ledger.confirmed(node, &written.key, written.name, written.birth, &committed);
+                            ledger.confirmed(&committed);
                         }
-                        Err(_) => coverage.unconfirmed += 1,
+                        Err(fault) => {
+                            coverage.unconfirmed += 1;
+                            ledger.confirmed(&fault.committed);
+                        }
                     }
                 }
                 Output::Fetched(ticket, result) => {
                     self.answered_once(ticket);
-                    coverage.fetched += u64::from(matches!(result, Ok(Some(_))));
+                    let Some((request, before)) = self.reads.remove(&ticket) else { panic!("nobody asked for {ticket}") };
+                    let Ok(record) = result else { continue };
+                    if let Some(record) = &record {
+                        coverage.fetched += 1;
+                        let now = self.engine.participants();
+                        let known: Vec<_> = before.into_iter().filter(|id| now.contains(id)).collect();
+                        ledger.read(node, &request.key, record, Some(&known));
+                    }
+                    if self.engine.phase() != Phase::Leaving && !ledger.closed {
+                        self.act(cx, ledger, coverage, node, request, record);
+                    }
                 }
                 Output::Swapped(ticket, result) => {
                     self.answered_once(ticket);
+                    let Some(request) = self.swaps.remove(&ticket) else { panic!("nobody asked for {ticket}") };
                     match result {
-                        Ok(_) => coverage.swapped += 1,
+                        Ok(committed) | Err(SwapFault::Unconfirmed(committed)) => {
+                            coverage.swapped += 1;
+                            ledger.swapped(node, &request.key, request.name, &request.value, &committed);
+                        }
                         Err(SwapFault::Conflict(_)) => coverage.swap_conflicts += 1,
                         Err(_) => {}
                     }

@@ -54,7 +54,7 @@ fn what_expired_meanwhile_and_what_need_not_be_remembered_is_over() {
     let mut group = Group::ready(1, &Config::default());
     group.create(0, b"cart", "n", "1");
     group.create(0, b"gone", "n", "1");
-    group.commit(0, b"gone", Change::Remove, Want::None).expect("it can be removed");
+    group.commit(0, b"gone", Change::Remove { read: None }, Want::None).expect("it can be removed");
     let stored = saved(&mut group, 0);
     assert_eq!(stored.len(), 2);
     group.crash(0);
@@ -73,7 +73,7 @@ fn what_others_did_meanwhile_wins_and_what_only_the_store_has_is_spread() {
     group.run_for(SECOND);
     let mut stored = saved(&mut group, 0);
     group.crash(0);
-    group.commit(1, b"deleted", Change::Remove, Want::None).expect("it can be removed");
+    group.commit(1, b"deleted", Change::Remove { read: None }, Want::None).expect("it can be removed");
     group.set(1, b"newer", "n", "2");
     // Of a life before, which nobody else has seen.
     let mut alone = Group::ready(1, &Config::default());
@@ -251,7 +251,7 @@ fn what_has_ended_leaves_the_store() {
     group.commit(0, b"expiring", change, Want::None).expect("the key is free");
     group.run_for(SECOND * 5);
     assert!(group.nodes.iter().all(|node| node.store.len() == 2));
-    group.commit(0, b"removed", Change::Remove, Want::None).expect("it can be removed");
+    group.commit(0, b"removed", Change::Remove { read: None }, Want::None).expect("it can be removed");
     group.run_for(SECOND * 30);
     assert!(group.nodes.iter().all(|node| node.store.is_empty()));
     assert_eq!(group.engine(0).away(), 0);
@@ -262,4 +262,43 @@ fn what_has_ended_leaves_the_store() {
 fn an_entry_takes_no_more_memory_than_before() {
     assert_eq!(size_of::<super::super::table::Held>(), 40);
     assert_eq!(size_of::<Record>(), 152);
+}
+
+#[test]
+fn another_id_for_what_is_swapped_out_again_takes_its_values_along() {
+    let mut group = Group::ready(2, &idle());
+    let old = 1_u32.to_be_bytes();
+    let new = (2_u32..).map(u32::to_be_bytes).find(|key| slot_of(key) == slot_of(&old)).expect("there are many keys");
+    group.create(0, &old, "n", "precious");
+    group.run_for(SECOND / 2);
+    let read = Arc::clone(group.engine(0).peek(&old).expect("it is here"));
+    group.run_for(SECOND * 5);
+    let rename = Change::Rename { read, to: new[..].into(), lease: None, attributes: Vec::new() };
+    assert!(!group.with(0, |engine, now| engine.must_load(now, &old, &rename)), "the handle has all values");
+    // Before the change is made, the entry is swapped out once more.
+    group.run_for(SECOND * 2);
+    assert!(is_away(&group, 0, &old));
+    assert!(group.with(0, |engine, now| engine.commit(now, &old, rename, Want::None)).is_ok());
+    group.settle();
+    assert!((0..2).all(|node| group.value(node, &new, "n").as_deref() == Some(b"precious")));
+}
+
+#[test]
+fn a_store_that_cannot_be_read_for_a_moment_loses_nothing() {
+    let mut group = Group::ready(1, &idle());
+    group.create(0, b"cart", "n", "precious");
+    group.run_for(SECOND * 5);
+    assert!(is_away(&group, 0, b"cart"));
+    let store = group.nodes[0].store.clone();
+    group.with(0, |engine, now| {
+        let Get::Asking(_) = engine.get(now, b"cart") else { panic!("it is in the store") };
+        while engine.poll_output().is_some() {}
+        engine.loaded(now, b"cart", &Loaded::Failed);
+    });
+    let (_, found) = group.nodes[0].fetched.pop().expect("there is an answer");
+    assert!(found.is_err(), "nobody can tell, which is not to say that it is gone");
+    assert_eq!(group.nodes[0].store, store, "what is there stays");
+    let Get::Asking(_) = group.get(0, b"cart") else { panic!("it is in the store") };
+    let (_, found) = group.nodes[0].fetched.pop().expect("there is an answer");
+    assert!(found.expect("the store answers again").is_some());
 }

@@ -137,6 +137,15 @@ fn nothing_written_to_a_dead_incarnation_brings_it_back() {
 }
 
 #[test]
+fn what_was_written_after_a_removal_is_lost_and_told() {
+    let writes = vec![attribute("cart", version(9, 2), Some("apples")), attribute("old", version(3, 2), Some("x"))];
+    let mut live = record(version(1, 1), writes);
+    let losses = live.merge(&Record::tombstone(version(5, 1))).losses;
+    let [Loss { name, lost, kept }] = &losses[..] else { panic!("one write is later than the removal: {losses:?}") };
+    assert_eq!((&**name, lost.version, kept.version, kept.value.as_ref()), ("cart", version(9, 2), version(5, 1), None));
+}
+
+#[test]
 fn a_key_of_a_map_can_be_born_again() {
     let dead = Record::tombstone(version(5, 1));
     let again = record(version(6, 2), vec![attribute("", version(6, 2), Some("new"))]);

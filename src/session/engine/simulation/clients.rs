@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::Ticket;
 use super::super::commit::{Change, Commit, CommitFault, Committed, Refusal};
 use super::super::fetch::{FetchFault, Get};
 use super::super::message::{Phase, Want};
@@ -14,11 +13,13 @@ use super::super::record::{Name, Record};
 use super::super::swap::SwapFault;
 use super::super::table::{Key, slot_of};
 use super::super::version::Version;
+use super::super::{Copies, Ticket};
 use super::chance::Chance;
 use super::coverage::Fault;
-use super::oracle::{Kind, Mark, name};
+use super::oracle::{COUNTER, Kind, name};
 use super::plan::Plan;
 use super::world::{Happening, Pid, Verdict, World};
+use super::writes::Write;
 
 type Attributes = Vec<(Name, Option<Bytes>)>;
 
@@ -48,23 +49,30 @@ struct Pending {
     removal: bool,
 }
 
+/// A write on a condition that is under way.
+#[derive(Clone, Debug)]
+struct Swapping {
+    key: Key,
+    expected: Version,
+    value: Bytes,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     /// The names in use.
     pool: Vec<Key>,
     fresh: u64,
+    /// Most names are in one slot.
+    crowded: bool,
     seed: u64,
     reads: BTreeMap<(Pid, Ticket), (Key, Intent, Duration)>,
     commits: BTreeMap<(Pid, Ticket), Pending>,
-    swaps: BTreeMap<(Pid, Ticket), (Key, Version)>,
+    swaps: BTreeMap<(Pid, Ticket), Swapping>,
 }
-
-/// The attribute that is only written on a condition.
-const COUNTER: &str = "n";
 
 impl Clients {
     pub(super) fn new(seed: u64, plan: &Plan) -> Self {
-        let mut clients = Self { seed, ..Self::default() };
+        let mut clients = Self { seed, crowded: plan.crowded, ..Self::default() };
         for _ in 0..plan.keys {
             let key = clients.fresh();
             clients.pool.push(key);
@@ -73,6 +81,21 @@ impl Clients {
     }
 
     fn fresh(&mut self) -> Key {
+        let crowd = self.pool.first().filter(|_| self.crowded && !self.fresh.is_multiple_of(3)).cloned();
+        match crowd {
+            Some(first) => self.beside(&first),
+            None => self.next(),
+        }
+    }
+
+    /// Nobody waits for the answers of a process that has ended.
+    pub(super) fn ended(&mut self, pid: Pid) {
+        self.reads.retain(|(of, _), _| *of != pid);
+        self.commits.retain(|(of, _), _| *of != pid);
+        self.swaps.retain(|(of, _), _| *of != pid);
+    }
+
+    fn next(&mut self) -> Key {
         self.fresh += 1;
         format!("k{}-{}", self.seed, self.fresh).into_bytes().into()
     }
@@ -80,7 +103,7 @@ impl Clients {
     /// A new name in the same slot.
     fn beside(&mut self, key: &[u8]) -> Key {
         loop {
-            let other = self.fresh();
+            let other = self.next();
             if slot_of(&other) == slot_of(key) {
                 return other;
             }
@@ -97,7 +120,7 @@ impl World {
         let gap = u64::try_from(self.plan.op_gap.as_millis()).expect("short");
         let next = self.chance.millis(0, 2 * gap);
         self.schedule(next, Happening::Client);
-        let key = self.chance.pick(&self.clients.pool).clone();
+        let key = self.choose_key();
         let intent = match self.chance.below(100) {
             0..=24 => Intent::Nothing,
             25..=74 => Intent::Update(self.attributes()),
@@ -105,13 +128,13 @@ impl World {
             80..=83 => Intent::Rename,
             84..=90 => Intent::Swap,
             more => {
-                let Some(node) = self.choose() else { return Ok(()) };
+                let Some(node) = self.choose(&key) else { return Ok(()) };
                 return self.make(node, &key, more >= 98);
             }
         };
         let twice = self.chance.percent(25);
         for _ in 0..=u64::from(twice) {
-            let Some(node) = self.choose() else { return Ok(()) };
+            let Some(node) = self.choose(&key) else { return Ok(()) };
             let mut intent = intent.clone();
             if let Intent::Update(attributes) = &mut intent {
                 *attributes = self.attributes();
@@ -121,15 +144,27 @@ impl World {
         Ok(())
     }
 
-    /// A node that serves; now and then one that does not yet, or that leaves.
-    fn choose(&mut self) -> Option<usize> {
+    /// One of the names; some plans have such that are hardly ever used.
+    fn choose_key(&mut self) -> Key {
+        let names = self.clients.pool.len();
+        let among = if self.plan.skewed { 1 + self.chance.index(names) } else { names };
+        self.clients.pool[self.chance.index(among)].clone()
+    }
+
+    /// A node that serves; now and then one that does not yet, or that leaves. In some plans mostly the same for the same name.
+    fn choose(&mut self, key: &Key) -> Option<usize> {
         let any = self.chance.percent(5);
         let serves = |node: &usize| {
             let engine = self.nodes[*node].process.as_ref().map(|process| (&process.engine, process.leaving));
             engine.is_some_and(|(engine, leaving)| any || engine.phase() == Phase::Ready && !leaving)
         };
         let nodes: Vec<_> = self.awake().into_iter().filter(serves).collect();
-        (!nodes.is_empty()).then(|| *self.chance.pick(&nodes))
+        let at = if self.plan.sticky && !self.chance.percent(20) {
+            usize::from(slot_of(key)) % nodes.len().max(1)
+        } else {
+            self.chance.index(nodes.len())
+        };
+        nodes.get(at).copied()
     }
 
     fn attributes(&mut self) -> Attributes {
@@ -172,7 +207,7 @@ impl World {
                 self.coverage.saw(Fault::Read);
                 self.read(pid, key, Some(&record), intent, self.now)?;
             }
-            Get::Absent => self.oracle.read(pid, key, None, self.now, &self.nodes)?,
+            Get::Absent => self.read(pid, key, None, intent, self.now)?,
             Get::Asking(ticket) => {
                 self.oracle.asked(pid, ticket, Kind::Fetch, self.now)?;
                 self.clients.reads.insert((pid, ticket), (key.clone(), intent, self.now));
@@ -182,10 +217,13 @@ impl World {
     }
 
     fn read(&mut self, pid: Pid, key: &Key, record: Option<&Arc<Record>>, intent: Intent, since: Duration) -> Verdict {
-        self.oracle.read(pid, key, record.map(|record| &**record), since, &self.nodes)?;
+        self.oracle.read(pid, key, record.map(|record| &**record), since, self.now, &self.nodes)?;
+        if self.proving {
+            self.must_be(pid, key, record.map(|record| &**record))?;
+        }
         let Some(record) = record else { return Ok(()) };
-        self.oracle.accessed(pid, key, self.now);
-        let after = if self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };
+        self.oracle.leases.accessed(pid, key, self.now);
+        let after = if self.proving || self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };
         let thought = Thought { key: key.clone(), read: Arc::clone(record), intent };
         self.schedule(after, Happening::Think { pid, thought });
         Ok(())
@@ -202,6 +240,7 @@ impl World {
                 self.coverage.saw(Fault::Fetched);
                 self.read(pid, &key, record.as_ref(), intent, since)
             }
+            Err(fault) if self.proving => Err(format!("{pid:?} cannot read {}: {fault:?}", name(&key))),
             Err(_) => Ok(()),
         }
     }
@@ -221,17 +260,39 @@ impl World {
                 if self.chance.percent(60) {
                     self.renew(&key);
                 }
-                self.change(pid, &key, Change::Remove)
+                self.change(pid, &key, Change::Remove { read: None })
             }
             Intent::Rename => {
                 let to = self.clients.beside(&key);
                 if let Some(at) = self.clients.pool.iter().position(|known| *known == key) {
                     self.clients.pool[at] = to.clone();
                 }
-                self.change(pid, &key, Change::Rename { read, to, lease: None, attributes: Attributes::new() })
+                let attributes = if self.chance.percent(30) { self.attributes() } else { Attributes::new() };
+                self.change(pid, &key, Change::Rename { read, to, lease: None, attributes })
             }
             Intent::Swap => self.swap(pid, &key, &read),
         }
+    }
+
+    /// Whether nothing that was asked is still to be answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.clients.reads.is_empty() && self.clients.commits.is_empty() && self.clients.swaps.is_empty()
+    }
+
+    /// The keys in use.
+    pub(super) fn pool(&self) -> Vec<Key> {
+        self.clients.pool.clone()
+    }
+
+    /// Somebody changes an entry at a node, or replaces what is there.
+    pub(super) fn prove(&mut self, node: usize, key: &Key, swap: bool) -> Verdict {
+        let intent = if swap { Intent::Swap } else { Intent::Update(self.attributes()) };
+        self.get(node, key, intent)
+    }
+
+    /// Somebody only reads.
+    pub(super) fn look_up(&mut self, node: usize, key: &Key) -> Verdict {
+        self.get(node, key, Intent::Nothing)
     }
 
     /// Another name instead of this one.
@@ -251,67 +312,78 @@ impl World {
     }
 
     fn change(&mut self, pid: Pid, key: &Key, change: Change) -> Verdict {
-        let want = Self::want(&mut self.chance);
+        let want = if self.proving { Want::All } else { Self::want(&mut self.chance) };
         let time = self.time(pid.node);
         let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
         self.trace.tell(|| format!("{:?} {pid:?} commits {}: {change:?} {want:?}", self.now, name(key)));
         let engine = &mut process.engine;
         let before = engine.table.get(key).map(|held| Arc::clone(&held.record));
-        let (fault, lease, names, to, read) = match &change {
-            Change::Create { lease, attributes } => (Fault::Created, Some(*lease), names(attributes), None, None),
-            Change::Replace { lease, attributes } => (Fault::Replaced, Some(*lease), names(attributes), None, None),
+        let (fault, lease, asked, to, read) = match &change {
+            Change::Create { lease, attributes } => (Fault::Created, Some(*lease), attributes.clone(), None, None),
+            Change::Replace { lease, attributes } => (Fault::Replaced, Some(*lease), attributes.clone(), None, None),
             Change::Update { read, lease, attributes } => {
                 let removes = attributes.iter().any(|(_, value)| value.is_none());
                 let fault = if removes { Fault::AttributeRemoved } else { Fault::Changed };
-                (fault, *lease, names(attributes), None, Some(Arc::clone(read)))
+                (fault, *lease, attributes.clone(), None, Some(Arc::clone(read)))
             }
-            Change::Rename { read, to, .. } => (Fault::Renamed, None, Vec::new(), Some(to.clone()), Some(Arc::clone(read))),
-            Change::Remove => (Fault::Removed, None, Vec::new(), None, None),
+            Change::Rename { read, to, attributes, .. } => {
+                (Fault::Renamed, None, attributes.clone(), Some(to.clone()), Some(Arc::clone(read)))
+            }
+            Change::Remove { .. } => (Fault::Removed, None, Attributes::new(), None, None),
         };
-        let removal = matches!(change, Change::Remove | Change::Rename { .. });
+        let removal = matches!(change, Change::Remove { read: None } | Change::Rename { .. });
         let commit = match engine.commit(time, key, change, want) {
             Ok(commit) => commit,
             Err(refusal) => {
                 self.trace.tell(|| format!("{:?} {pid:?} refuses: {refusal:?}", self.now));
-                return match refusal {
-                    Refusal::Exists | Refusal::Removed | Refusal::Expired => self.with(pid.node, |_| ()),
-                    _ => Err(format!("{pid:?} refuses a change of {}: {refusal:?}", name(key))),
-                };
+                if refusal == Refusal::Full {
+                    self.coverage.saw(Fault::Full);
+                }
+                let ended = self.oracle.leases.has_lapsed(key, read.as_ref().map_or(Version::ZERO, |read| read.birth));
+                let truth = self.oracle.is_true(refusal, key, read.as_deref(), to.as_ref());
+                if !truth || self.proving && !ended && refusal != Refusal::Full {
+                    return Err(format!("{pid:?} refuses a change of {}, of {read:?}: {refusal:?}", name(key)));
+                }
+                return self.with(pid.node, |_| ());
             }
         };
         self.coverage.saw(fault);
         let after = engine.table.get(key).map(|held| Arc::clone(&held.record));
-        let base = before.or(read).map(|record| record.seen.clone()).unwrap_or_default();
-        self.oracle.key(key, lease);
-        self.oracle.accessed(pid, key, self.now);
+        let renamed = to.as_ref().and_then(|to| engine.table.get(to)).map(|held| Arc::clone(&held.record));
+        let known = before.or(read);
+        if matches!(fault, Fault::Created | Fault::Replaced) && known.is_none() {
+            self.fits(pid)?;
+        }
+        self.oracle.leases.gives(key, lease.unwrap_or_default());
+        self.oracle.leases.accessed(pid, key, self.now);
         let mut keys = vec![key.clone()];
-        let buried = after.as_ref().map_or(Version::ZERO, |after| after.end.death);
-        if let Some(after) = after {
-            if removal {
-                self.oracle.wrote(key, Version::ZERO, Mark::Death, after.end.death, pid, None, self.now);
-            } else {
-                let version = names.iter().filter_map(|name| Some(after.attribute(name)?.version)).max();
+        match (after, &commit) {
+            (Some(after), _) if removal => self.oracle.wrote(Write::death(key, after.end.death, pid, self.now)),
+            (None, Commit::Done(done)) if removal => self.oracle.wrote(Write::death(key, done.version, pid, self.now)),
+            (Some(after), _) => {
                 if matches!(fault, Fault::Created | Fault::Replaced) {
-                    self.oracle.wrote(key, after.birth, Mark::Birth, after.birth, pid, None, self.now);
+                    self.oracle.wrote(Write::birth(key, after.birth, pid, self.now));
                 }
-                for (name, version) in names.into_iter().zip(std::iter::repeat(version)) {
-                    let version = version.expect("what was written is there");
-                    self.oracle.wrote(key, after.birth, Mark::Attribute(name), version, pid, Some(base.clone()), self.now);
+                let base = known.as_ref().map(|record| record.seen.clone()).unwrap_or_default();
+                let written: Vec<_> = asked.iter().filter_map(|(name, _)| after.attribute(name).cloned()).collect();
+                let as_asked = |(name, value): &(Name, Option<Bytes>)| after.attribute(name).is_some_and(|it| it.value == *value);
+                let one = written.windows(2).all(|pair| pair[0].version == pair[1].version);
+                if !one || !asked.iter().all(as_asked) {
+                    return Err(format!("{pid:?} was to write {asked:?}, and made {after:?}"));
+                }
+                for attribute in &written {
+                    let write = Write::attribute(key, after.birth, attribute, pid, self.now);
+                    self.oracle.wrote(write.over(base.clone()));
                 }
             }
-        } else if let Commit::Done(done) = &commit {
-            self.oracle.wrote(key, Version::ZERO, Mark::Death, done.version, pid, None, self.now);
+            (None, _) => return Err(format!("{pid:?} has nothing of what it wrote to {}", name(key))),
         }
         if let Some(to) = to {
-            let engine = self.process(pid).map(|process| &process.engine);
-            let record = engine.and_then(|engine| Some(Arc::clone(&engine.table.get(&to)?.record)));
-            let least = self.plan.leases.iter().filter(|lease| **lease > 0).min().copied().unwrap_or(0);
-            self.oracle.key(&to, Some(Duration::from_millis(least)));
-            self.oracle.accessed(pid, &to, self.now);
-            if let Some(record) = record {
-                self.oracle.wrote(&to, record.birth, Mark::Birth, record.birth, pid, None, self.now);
-                self.oracle.renamed(pid, record.birth, buried);
-            }
+            self.oracle.leases.accessed(pid, &to, self.now);
+            let (Some(old), Some(new)) = (known, renamed) else {
+                return Err(format!("{pid:?} has nothing of {} after the rename", name(&to)));
+            };
+            self.goes_on(pid, &to, &old, &new, asked)?;
             keys.push(to);
         }
         match commit {
@@ -327,6 +399,36 @@ impl World {
             }
         }
         self.with(pid.node, |_| ())
+    }
+
+    /// What is made here must not be more than may be here.
+    fn fits(&self, pid: Pid) -> Verdict {
+        let Some(engine) = self.process(pid).map(|process| &process.engine) else { return Ok(()) };
+        let config = &self.plan.config;
+        if engine.table.len() > config.max_entries || engine.table.bytes() > config.max_bytes {
+            let (entries, bytes) = (engine.table.len(), engine.table.bytes());
+            return Err(format!("{pid:?} has made more than it may hold: {entries} entries, {bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    /// Under another name an entry is what it was, and what was changed with it.
+    fn goes_on(&mut self, pid: Pid, to: &Key, old: &Record, new: &Record, asked: Attributes) -> Verdict {
+        let mut expected: BTreeMap<Name, Option<Bytes>> =
+            old.attributes.iter().map(|attribute| (Name::clone(&attribute.name), attribute.value.clone())).collect();
+        expected.extend(asked);
+        let found: BTreeMap<_, _> =
+            new.attributes.iter().map(|attribute| (Name::clone(&attribute.name), attribute.value.clone())).collect();
+        if expected != found {
+            return Err(format!("{pid:?} renamed {old:?}, and made {new:?}"));
+        }
+        self.oracle.leases.gives(to, Duration::from_millis(new.lease.millis));
+        self.oracle.wrote(Write::birth(to, new.birth, pid, self.now));
+        for attribute in &new.attributes {
+            let write = Write::attribute(to, new.birth, attribute, pid, self.now);
+            self.oracle.wrote(write.within(new.birth));
+        }
+        Ok(())
     }
 
     /// A receipt with everything that was asked for.
@@ -348,9 +450,19 @@ impl World {
     /// What a receipt says, be it all that was asked for or not.
     fn confirmed(&mut self, pid: Pid, keys: &[Key], receipt: &Committed, removal: bool) -> Verdict {
         if removal && !self.oracle.knows(&keys[0], receipt.version) {
-            self.oracle.wrote(&keys[0], Version::ZERO, Mark::Death, receipt.version, pid, None, self.now);
+            self.oracle.wrote(Write::death(&keys[0], receipt.version, pid, self.now));
         }
+        self.wanted(pid, receipt, 0)?;
         self.oracle.receipt(pid, keys, receipt, &self.nodes)
+    }
+
+    /// A receipt says how many copies are to be made; the owner that decides for others is one itself.
+    fn wanted(&self, pid: Pid, receipt: &Committed, more: usize) -> Verdict {
+        let right = match self.plan.config.copies {
+            Copies::Backups(backups) => (backups..=backups + more).contains(&receipt.wanted),
+            Copies::Everywhere => receipt.wanted < self.nodes.len(),
+        };
+        if right { Ok(()) } else { Err(format!("{pid:?} is told of the wrong number of copies: {receipt:?}")) }
     }
 
     pub(super) fn committed(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, CommitFault>) -> Verdict {
@@ -364,6 +476,7 @@ impl World {
                 self.coverage.saw(Fault::Confirmed);
                 self.receipt(pid, &keys, want, &receipt, removal)
             }
+            Err(fault) if self.proving && !self.plan.capped => Err(format!("{pid:?} cannot write {keys:?}: {fault:?}")),
             Err(fault) => {
                 self.coverage.saw(Fault::Unconfirmed);
                 self.confirmed(pid, &keys, &fault.committed, removal)
@@ -373,36 +486,42 @@ impl World {
 
     fn swap(&mut self, pid: Pid, key: &Key, read: &Record) -> Verdict {
         let expected = read.attribute(COUNTER).map_or(Version::ZERO, |attribute| attribute.version);
-        let (want, value) = (Self::want(&mut self.chance), self.value());
+        let want = if self.proving { Want::All } else { Self::want(&mut self.chance) };
+        let value = self.value();
         let time = self.time(pid.node);
         let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
-        let ticket = process.engine.swap(time, key, COUNTER.into(), expected, Some(value), want);
+        let ticket = process.engine.swap(time, key, COUNTER.into(), expected, Some(value.clone()), want);
         self.trace.tell(|| format!("{:?} {pid:?} swaps {} from {expected}: {ticket}", self.now, name(key)));
         self.oracle.asked(pid, ticket, Kind::Swap, self.now)?;
-        self.clients.swaps.insert((pid, ticket), (key.clone(), expected));
+        self.clients.swaps.insert((pid, ticket), Swapping { key: key.clone(), expected, value });
         self.with(pid.node, |_| ())
     }
 
     pub(super) fn swapped(&mut self, pid: Pid, ticket: Ticket, result: Result<Committed, SwapFault>) -> Verdict {
         self.trace.tell(|| format!("{:?} {pid:?} swapped {ticket}: {result:?}", self.now));
         self.oracle.answered(pid, ticket, Kind::Swap)?;
-        let Some((_, expected)) = self.clients.swaps.remove(&(pid, ticket)) else {
+        let Some(Swapping { key, expected, value }) = self.clients.swaps.remove(&(pid, ticket)) else {
             return Err(format!("{pid:?} swapped {ticket}, which nobody asked for"));
         };
+        let ended = || self.oracle.leases.has_lapsed(&key, Version::ZERO);
+        if self.proving && !self.plan.capped && result.is_err() && !ended() {
+            return Err(format!("{pid:?} cannot replace {expected} of {}: {result:?}", name(&key)));
+        }
         match result {
             Ok(receipt) | Err(SwapFault::Unconfirmed(receipt)) => {
                 self.coverage.saw(Fault::SwapDone);
                 if receipt.version <= expected {
                     return Err(format!("{pid:?} wrote {} over {expected}", receipt.version));
                 }
+                self.wanted(pid, &receipt, 1)?;
+                self.oracle.won(&key, expected, receipt.version, &value)?;
+                self.oracle.receipt(pid, &[key], &receipt, &self.nodes)
             }
-            Err(SwapFault::Conflict(_)) => self.coverage.saw(Fault::SwapConflict),
-            Err(_) => {}
+            Err(SwapFault::Conflict(found)) => {
+                self.coverage.saw(Fault::SwapConflict);
+                self.oracle.refused(&key, expected, found)
+            }
+            Err(_) => Ok(()),
         }
-        Ok(())
     }
-}
-
-fn names(attributes: &Attributes) -> Vec<Name> {
-    attributes.iter().map(|(name, _)| Name::clone(name)).collect()
 }

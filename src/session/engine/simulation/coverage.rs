@@ -10,6 +10,7 @@ pub(super) enum Fault {
     AckLoss,
     LateAck,
     Pause,
+    LongPause,
     ClockJump,
     Crash,
     Restart,
@@ -37,15 +38,19 @@ pub(super) enum Fault {
     Confirmed,
     Expired,
     Conflict,
+    Full,
+    OwnElsewhere,
+    Proved,
 }
 
-pub(super) const ALL: [Fault; 32] = [
+pub(super) const ALL: [Fault; 36] = [
     Fault::Loss,
     Fault::Duplicate,
     Fault::Delay,
     Fault::AckLoss,
     Fault::LateAck,
     Fault::Pause,
+    Fault::LongPause,
     Fault::ClockJump,
     Fault::Crash,
     Fault::Restart,
@@ -72,21 +77,33 @@ pub(super) const ALL: [Fault; 32] = [
     Fault::Confirmed,
     Fault::Expired,
     Fault::Conflict,
+    Fault::Full,
+    Fault::OwnElsewhere,
+    Fault::Proved,
 ];
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Coverage(BTreeMap<Fault, u64>);
+pub(super) struct Coverage {
+    faults: BTreeMap<Fault, u64>,
+    /// The longest that members took to become equal, in percent of the time they may take.
+    slowest: u64,
+}
 
 impl Coverage {
     pub(super) fn saw(&mut self, fault: Fault) {
-        *self.0.entry(fault).or_default() += 1;
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    pub(super) fn agreed_in(&mut self, percent: u64) {
+        self.slowest = self.slowest.max(percent);
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        other.0.iter().for_each(|(fault, count)| *self.0.entry(*fault).or_default() += count);
+        self.slowest = self.slowest.max(other.slowest);
+        other.faults.iter().for_each(|(fault, count)| *self.faults.entry(*fault).or_default() += count);
     }
 
     pub(super) fn count(&self, fault: Fault) -> u64 {
-        self.0.get(&fault).copied().unwrap_or(0)
+        self.faults.get(&fault).copied().unwrap_or(0)
     }
 }

@@ -47,6 +47,10 @@ impl World {
         }
         self.coverage.saw(Fault::Pause);
         let time = match self.chance.below(10) {
+            0..=2 if self.plan.long => {
+                self.coverage.saw(Fault::LongPause);
+                self.chance.millis(22_000, 45_000)
+            }
             0 => self.chance.millis(10_000, 25_000),
             1..=4 => self.chance.millis(1_000, 10_000),
             _ => self.chance.millis(10, 1_000),

@@ -13,11 +13,14 @@ mod chance;
 mod clients;
 mod coverage;
 mod faults;
+mod leases;
 mod oracle;
 mod plan;
+mod swaps;
 mod tests;
 mod trace;
 mod world;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

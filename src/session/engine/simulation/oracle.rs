@@ -5,75 +5,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::commit::Committed;
+use bytes::Bytes;
+
+use super::super::commit::{Committed, Refusal};
 use super::super::record::{Death, Name, Record};
 use super::super::seen::Seen;
 use super::super::table::{Key, slot_of};
 use super::super::version::Version;
 use super::super::{Event, Ticket, What};
 use super::coverage::{Coverage, Fault};
-use super::plan::{Plan, SLOW_DELAY};
+use super::leases::Leases;
+use super::plan::Plan;
+use super::swaps::Swaps;
 use super::trace::Trace;
 use super::world::{Node, Pid, Process, Verdict};
+use super::writes::{Mark, Write, number_of};
 use crate::id::UniqueId;
 use crate::member::Member;
-
-/// A write that a client was told of.
-#[derive(Clone)]
-pub(super) struct Write {
-    pub(super) key: Key,
-    pub(super) birth: Version,
-    pub(super) mark: Mark,
-    pub(super) version: Version,
-    pub(super) by: Pid,
-    /// What the writer had seen; `None` where that is not known.
-    pub(super) base: Option<Seen>,
-    at: Duration,
-    /// Who must have it, until it has handed it over.
-    responsible: BTreeSet<Pid>,
-    /// All who were responsible have crashed.
-    excused: bool,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Mark {
-    Birth,
-    Attribute(Name),
-    Death,
-}
-
-impl fmt::Debug for Write {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { birth, mark, version, by, base, at, .. } = self;
-        write!(
-            f,
-            "{} {mark:?} {version} of {birth} by {by:?} at {at:?} over {base:?}, held by {:?}",
-            name(&self.key),
-            self.responsible
-        )
-    }
-}
 
 impl fmt::Debug for Pid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.node, self.life)
-    }
-}
-
-impl Write {
-    /// Whether a record contains this write, a later one, or an end of the entry.
-    fn is_in(&self, record: &Record) -> bool {
-        let later = record.birth > self.birth;
-        match &self.mark {
-            Mark::Death => record.end.death >= self.version || record.birth > self.version,
-            Mark::Birth => later || record.birth == self.birth || record.end.death >= self.birth,
-            Mark::Attribute(name) => {
-                let written = || record.attribute(name).is_some_and(|attribute| attribute.version >= self.version);
-                later
-                    || record.end.death >= self.birth
-                    || record.birth == self.birth && (record.death() == Some(Death::Lapsed) || written())
-            }
-        }
     }
 }
 
@@ -93,6 +45,9 @@ pub(super) struct Oracle {
     pub(super) keys: BTreeSet<Key>,
     pids: BTreeMap<UniqueId, Pid>,
     writes: BTreeMap<Key, Vec<Write>>,
+    /// The value of each attribute that was ever written: nobody has another, or one that nobody wrote.
+    values: BTreeMap<(Version, Name), u64>,
+    pub(super) swaps: Swaps,
     /// Removals, by key, that clients asked for.
     deaths: BTreeMap<Key, BTreeSet<Version>>,
     /// What each process held when it was last looked at.
@@ -103,31 +58,36 @@ pub(super) struct Oracle {
     floors: BTreeMap<(Pid, Key), Version>,
     /// Lost writes that were reported.
     reported: BTreeSet<(Key, Version)>,
-    /// The death that each rename has left, by the new entry's birth.
-    renames: BTreeMap<(Pid, Version), Version>,
     tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
     /// The same by time.
     deadlines: BTreeSet<(Duration, Pid, Ticket)>,
-    accesses: BTreeMap<Key, BTreeMap<Pid, Duration>>,
-    /// The shortest lease that a key was given.
-    leases: BTreeMap<Key, u64>,
+    pub(super) leases: Leases,
     /// Keys of which an entry has expired since the last calm.
     lapsed: BTreeSet<Key>,
     /// When two nodes could last not talk to each other.
     disturbed: BTreeMap<(usize, usize), Duration>,
     /// When something other than a start or an end has last gone wrong anywhere.
-    rough: Duration,
+    pub(super) rough: Duration,
+    /// When all were last found equal.
+    settled: Duration,
     limits: [Duration; 3],
-    lossy: bool,
+    pub(super) lossy: bool,
+    /// Members may hold little, and what they have no room for is missing where it is looked for.
+    pub(super) capped: bool,
     max_entries: usize,
+    max_bytes: usize,
+    /// What each process held when it was last looked at: entries, and bytes.
+    sizes: BTreeMap<Pid, (usize, usize)>,
+    /// Whether a member is taking in what another sends.
+    pub(super) receiving: bool,
 }
 
+/// The attribute that is only written on a condition.
+pub(super) const COUNTER: &str = "n";
 /// Answers may be this late: timers have whole milliseconds.
-const LATE: Duration = Duration::from_millis(20);
-/// Expiry may err by what is said between members while it decides.
-const REAP: u64 = 3_000 + 2 * SLOW_DELAY;
+pub(super) const LATE: Duration = Duration::from_millis(20);
 /// After this long without a fault, all members that see each other have compared what they hold.
-const SETTLE: Duration = Duration::from_secs(10);
+pub(super) const SETTLE: Duration = Duration::from_secs(10);
 /// Deliveries under way at one member, at most.
 const MAX_UNDER_WAY: usize = 5_000;
 
@@ -137,7 +97,9 @@ impl Oracle {
         Self {
             limits: [config.commit_timeout, config.fetch_timeout, config.commit_timeout + config.fetch_timeout],
             lossy: plan.net.loss + plan.net.slow > 0,
+            capped: plan.capped,
             max_entries: config.max_entries,
+            max_bytes: config.max_bytes,
             ..Self::default()
         }
     }
@@ -167,63 +129,65 @@ impl Oracle {
     }
 
     /// Whether these two could talk to each other all the time since then.
-    fn talked(&self, a: usize, b: usize, since: Duration) -> bool {
+    pub(super) fn talked(&self, a: usize, b: usize, since: Duration) -> bool {
         self.disturbed.get(&(a.min(b), a.max(b))).is_none_or(|at| *at < since)
     }
 
-    pub(super) fn key(&mut self, key: &Key, lease: Option<Duration>) {
-        self.keys.insert(key.clone());
-        if let Some(lease) = lease.filter(|lease| !lease.is_zero()) {
-            let millis = u64::try_from(lease.as_millis()).expect("leases are short");
-            self.leases.entry(key.clone()).and_modify(|least| *least = millis.min(*least)).or_insert(millis);
-        }
-    }
-
     /// A client's write was made.
-    #[expect(clippy::too_many_arguments, reason = "the fields of a write")]
-    pub(super) fn wrote(
-        &mut self,
-        key: &Key,
-        birth: Version,
-        mark: Mark,
-        version: Version,
-        by: Pid,
-        base: Option<Seen>,
-        at: Duration,
-    ) {
+    pub(super) fn wrote(&mut self, write: Write) {
+        let key = &write.key;
         self.keys.insert(key.clone());
-        if mark == Mark::Death {
-            self.deaths.entry(key.clone()).or_default().insert(version);
+        match &write.mark {
+            Mark::Birth => {}
+            Mark::Attribute(name) => _ = self.values.insert((write.version, Name::clone(name)), write.value),
+            Mark::Death => {
+                self.deaths.entry(key.clone()).or_default().insert(write.version);
+                let floor = self.floors.entry((write.by, key.clone())).or_default();
+                *floor = write.version.max(*floor);
+            }
         }
-        let responsible = BTreeSet::from([by]);
-        let write = Write { key: key.clone(), birth, mark, version, by, base, at, responsible, excused: false };
         self.writes.entry(key.clone()).or_default().push(write);
-    }
-
-    /// A client's write has renamed an entry.
-    pub(super) fn renamed(&mut self, by: Pid, birth: Version, death: Version) {
-        self.renames.insert((by, birth), death);
     }
 
     /// A client was told who has confirmed.
     pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, nodes: &[Node]) -> Verdict {
-        for member in &receipt.confirmed {
+        for (nth, member) in receipt.confirmed.iter().enumerate() {
             let Some(pid) = self.pids.get(&member.id()).copied() else { return Err(format!("{member:?} never was")) };
-            if running(nodes, pid).is_none() {
-                continue;
+            if pid == by || receipt.confirmed[..nth].contains(member) {
+                return Err(format!("{by:?} counts {pid:?} twice: {receipt:?}"));
             }
+            let Some(process) = running(nodes, pid) else { continue };
             for key in keys {
+                let held = process.engine.table.get(key).map(|held| &held.record);
                 let written = self.writes.get_mut(key).into_iter().flatten();
-                for write in written.filter(|write| write.by == by) {
-                    // A rename's death has a version of its own.
-                    let death = self.renames.get(&(by, receipt.version)) == Some(&write.version);
-                    if write.version == receipt.version || death && write.mark == Mark::Death {
+                for write in written.filter(|write| write.commit == receipt.version) {
+                    // What all had when they were equal may have been let go of since, and nobody remembers to whom.
+                    if write.at > self.settled || held.is_some_and(|record| write.is_in(record)) {
                         write.responsible.insert(pid);
                     }
                 }
             }
         }
         keys.iter().try_for_each(|key| self.check(key, nodes))
+    }
+
+    /// Whether nobody who had this write is there any more.
+    pub(super) fn is_lost(&self, key: &Key, version: Version) -> bool {
+        let mut of_it = self.writes.get(key).into_iter().flatten().filter(|write| write.version == version);
+        of_it.any(|write| write.excused)
+    }
+
+    /// A client was told that its change cannot be made.
+    pub(super) fn is_true(&self, refusal: Refusal, key: &Key, read: Option<&Record>, to: Option<&Key>) -> bool {
+        let birth = read.map_or(Version::ZERO, |read| read.birth);
+        match refusal {
+            Refusal::Exists => to.map_or_else(|| self.keys.contains(key), |to| self.keys.contains(to)),
+            // A holder without room for an entry knows nothing of it, and takes it for forgotten: that is what a cap costs.
+            Refusal::Removed => self.knows(key, birth) || self.leases.has_lapsed(key, birth) || self.capped,
+            Refusal::Expired => self.leases.has_lapsed(key, birth),
+            Refusal::Full => self.capped,
+            Refusal::TooLarge | Refusal::OtherSlot => false,
+        }
     }
 
     /// Whether a removal is known.
@@ -270,8 +234,12 @@ impl Oracle {
     pub(super) fn observe(&mut self, pid: Pid, now: Duration, nodes: &[Node], trace: &mut Trace) -> Verdict {
         let Some(process) = running(nodes, pid) else { return Ok(()) };
         let engine = &process.engine;
-        if engine.table.len() > self.max_entries {
-            return Err(format!("{pid:?} holds {} entries", engine.table.len()));
+        // What this member's own clients remove or rename leaves more; what others send must fit.
+        let size = (engine.table.len(), engine.table.bytes());
+        let before = self.sizes.insert(pid, size).unwrap_or_default();
+        let more = size.0 > self.max_entries.max(before.0) || size.1 > self.max_bytes.max(before.1);
+        if more && self.receiving {
+            return Err(format!("{pid:?} holds more than it may: {} entries, {} bytes", size.0, size.1));
         }
         if engine.under_way() > MAX_UNDER_WAY {
             return Err(format!("{pid:?} has {} deliveries under way", engine.under_way()));
@@ -297,19 +265,25 @@ impl Oracle {
             if let (Some(old), Some(new)) = (old, new) {
                 went_on(old, new).map_err(|what| format!("{pid:?}: {what}: of {old:?} became {new:?}"))?;
             }
-            changed.push(key.clone());
+            changed.push((key.clone(), old.map(|old| old.seen.clone())));
         }
-        for key in &changed {
+        for (key, seen) in &changed {
             let record = engine.table.get(key).map(|held| Arc::clone(&held.record));
             trace.tell(|| format!("{now:?} {pid:?} holds {}: {record:?}", name(key)));
-            let before = self.held.entry(pid).or_default();
             let Some(record) = record else {
-                before.remove(key);
+                self.held.entry(pid).or_default().remove(key);
                 if engine.placement.rank(slot_of(key), &process.member).is_some() {
                     return Err(format!("{pid:?}, a holder, let go of {}", name(key)));
                 }
                 continue;
             };
+            self.swapped(pid, now, key, &record, seen.as_ref());
+            self.leases.holds(key, &record);
+            self.are_known(&record).map_err(|what| format!("{pid:?} holds {}: {what}", name(key)))?;
+            // What it has again, it has not let go of.
+            if let Some(handed) = self.handed.get_mut(&(pid, key.clone())) {
+                handed.retain(|(old, _)| Record::clone(&record).merge(old).changed);
+            }
             if !record.end.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.end.death)) {
                 return Err(format!("{pid:?}: {} died of nothing: {record:?}", name(key)));
             }
@@ -318,51 +292,95 @@ impl Oracle {
             if record.is_alive() && record.birth <= *floor {
                 return Err(format!("{pid:?}: {} came back after {floor}: {record:?}", name(key)));
             }
-            before.insert(key.clone(), record);
+            self.held.entry(pid).or_default().insert(key.clone(), record);
         }
-        changed.iter().try_for_each(|key| self.check(key, nodes))
+        changed.iter().try_for_each(|(key, _)| self.check(key, nodes))
+    }
+
+    /// What the owner of a key has written for somebody who knew what it replaces: nobody else makes such a write, and it is seen here
+    /// before anybody is told.
+    fn swapped(&mut self, pid: Pid, now: Duration, key: &Key, record: &Record, seen: Option<&Seen>) {
+        let Some(counter) = record.attribute(COUNTER) else { return };
+        if !self.values.contains_key(&(counter.version, Name::clone(&counter.name))) {
+            let write = Write::attribute(key, record.birth, counter, pid, now);
+            self.swaps.decided(key, counter.version, record.birth, pid, now);
+            self.wrote(write.over(seen.cloned().unwrap_or_default()));
+        }
+    }
+
+    /// Whether the attribute that is written on a condition was ever written with this version.
+    pub(super) fn is_known(&self, version: Version) -> bool {
+        self.values.contains_key(&(version, COUNTER.into()))
+    }
+
+    /// Whether that version of it has this value.
+    pub(super) fn is_written(&self, version: Version, value: &Bytes) -> bool {
+        self.values.get(&(version, COUNTER.into())) == Some(&number_of(Some(value)))
+    }
+
+    /// Whether somebody wrote every value in this record.
+    fn are_known(&self, record: &Record) -> Verdict {
+        for attribute in &record.attributes {
+            let known = self.values.get(&(attribute.version, Name::clone(&attribute.name)));
+            if known != Some(&number_of(attribute.value.as_ref())) {
+                return Err(format!("nobody wrote {} {} as it is in {record:?}: {known:x?}", attribute.name, attribute.version));
+            }
+        }
+        Ok(())
     }
 
     /// What a client has read that asked at this time.
-    /// What a client has read that asked at this time.
-    pub(super) fn read(&self, pid: Pid, key: &Key, record: Option<&Record>, since: Duration, nodes: &[Node]) -> Verdict {
+    #[expect(clippy::too_many_arguments, reason = "who has read what, and when")]
+    pub(super) fn read(
+        &mut self,
+        pid: Pid,
+        key: &Key,
+        record: Option<&Record>,
+        since: Duration,
+        now: Duration,
+        nodes: &[Node],
+    ) -> Verdict {
         if let Some(record) = record {
             if !record.is_alive() {
                 return Err(format!("{pid:?} read a dead entry: {record:?}"));
             }
+            self.are_known(record).map_err(|what| format!("{pid:?} read {}: {what}", name(key)))?;
             if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
                 return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
             }
         }
         let Some(process) = running(nodes, pid) else { return Ok(()) };
         // What others wrote is found as well, while members only come and go.
-        let smooth = !self.lossy && record.is_none() && self.rough + SETTLE < since;
+        let smooth = !self.lossy && !self.capped && record.is_none() && self.rough + SETTLE < since;
         let meant = |write: &Write| write.by == pid || smooth && write.mark == Mark::Birth && write.at + SETTLE < since;
         let mine = |write: &&Write| !write.excused && write.at < since && write.mark != Mark::Death && meant(write);
+        let known = process.engine.participants();
+        let mut elsewhere = false;
         for write in self.writes.get(key).into_iter().flatten().filter(mine) {
-            // Who has it is there, and was for as long as it takes to see each other.
+            // Who has it is there, and has been since the question. For what others wrote, for as long as it takes to see each other.
+            let seen_since = if write.by == pid { since } else { since.saturating_sub(SETTLE) };
             let near = |other: &Pid| {
-                let seen = || process.view.contains_key(&other.node) && nodes[other.node].paused.is_none();
-                *other == pid || seen() && self.talked(pid.node, other.node, since.saturating_sub(SETTLE))
+                let knows = |other: &Process| known.contains(&other.member.id()) && process.view.contains_key(&other.pid.node);
+                let awake = nodes[other.node].paused.is_none();
+                let seen = awake && running(nodes, *other).is_some_and(knows);
+                *other == pid || seen && self.talked(pid.node, other.node, seen_since)
             };
+            if !write.responsible.iter().any(near) {
+                continue;
+            }
+            elsewhere |= !write.responsible.contains(&pid);
             let contained = match record {
                 Some(record) => write.is_in(record),
-                None => self.may_have_ended(key, write),
+                None => self.may_have_ended(pid, key, write, now),
             };
-            if !contained && write.responsible.iter().any(near) {
+            if !contained {
                 return Err(format!("{pid:?} read less than was written, {write:?}: {record:?}"));
             }
         }
+        if elsewhere {
+            self.coverage.saw(Fault::OwnElsewhere);
+        }
         Ok(())
-    }
-
-    fn may_have_ended(&self, key: &Key, write: &Write) -> bool {
-        self.leases.contains_key(key)
-            || self.deaths.get(key).is_some_and(|deaths| deaths.iter().any(|death| *death >= write.birth))
-    }
-
-    pub(super) fn accessed(&mut self, pid: Pid, key: &Key, now: Duration) {
-        self.accesses.entry(key.clone()).or_default().insert(pid, now);
     }
 
     pub(super) fn event(&mut self, pid: Pid, now: Duration, event: &Event, nodes: &[Node]) -> Verdict {
@@ -379,22 +397,6 @@ impl Oracle {
                 }
             }
             _ => {}
-        }
-        Ok(())
-    }
-
-    fn expired(&self, pid: Pid, now: Duration, key: &Key, nodes: &[Node]) -> Verdict {
-        let Some(lease) = self.leases.get(key) else { return Err(format!("{} expired without a lease", name(key))) };
-        let Some(process) = running(nodes, pid) else { return Ok(()) };
-        for (other, at) in self.accesses.get(key).into_iter().flatten() {
-            let Some(reader) = running(nodes, *other) else { continue };
-            let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
-            let heard = holds || !self.lossy;
-            let near = *other == pid || heard && self.talked(other.node, pid.node, *at);
-            let resting = nodes[other.node].paused.is_some();
-            if near && !resting && now < *at + Duration::from_millis(lease.saturating_sub(REAP)) {
-                return Err(format!("{pid:?} expired {} though {other:?} accessed it at {at:?}, lease {lease} ms", name(key)));
-            }
         }
         Ok(())
     }
@@ -461,6 +463,8 @@ impl Oracle {
             }
         }
         self.held.remove(&pid);
+        self.sizes.remove(&pid);
+        self.handed.retain(|(of, _), _| *of != pid);
         self.tickets.retain(|(of, _), _| *of != pid);
         self.deadlines.retain(|(_, of, _)| *of != pid);
         if drained {
@@ -472,7 +476,7 @@ impl Oracle {
     }
 
     /// All have converged: what must be there is there, and what is not there was reported.
-    pub(super) fn converged(&mut self, nodes: &[Node]) -> Verdict {
+    pub(super) fn converged(&mut self, now: Duration, nodes: &[Node]) -> Verdict {
         let keys: Vec<_> = self.writes.keys().cloned().collect();
         for key in &keys {
             self.check(key, nodes)?;
@@ -495,20 +499,20 @@ impl Oracle {
             for write in writes.iter_mut().filter(|write| !write.excused) {
                 write.responsible = living.iter().filter(|(_, record)| write.is_in(record)).map(|(pid, _)| *pid).collect();
             }
-            writes.retain(|write| {
-                !write.excused
-                    && living.first().is_some_and(|(_, record)| match &write.mark {
-                        Mark::Attribute(name) => {
-                            record.birth == write.birth
-                                && record.attribute(name).is_some_and(|attribute| attribute.version == write.version)
-                        }
-                        Mark::Birth => record.birth == write.birth,
-                        Mark::Death => record.end.death == write.version,
-                    })
-            });
+            self.swaps.lost(writes.iter().filter(|write| write.excused));
+            writes.retain(|write| !write.excused && living.first().is_some_and(|(_, record)| write.stands_in(record)));
         }
+        self.handed.clear();
+        self.settled = now;
         self.lapsed.clear();
         Ok(())
+    }
+
+    /// Somebody has no room: only what was confirmed has to be there.
+    pub(super) fn left_as_it_is(&mut self, nodes: &[Node]) -> Verdict {
+        let keys: Vec<_> = self.writes.keys().cloned().collect();
+        self.lapsed.clear();
+        keys.iter().try_for_each(|key| self.check(key, nodes))
     }
 
     /// Of two writes that did not know of each other, the one that is gone must have been told of.
@@ -558,8 +562,11 @@ fn went_on(old: &Record, new: &Record) -> Result<(), &'static str> {
         return Ok(());
     }
     for attribute in &old.attributes {
-        if new.attribute(&attribute.name).is_none_or(|now| now.version < attribute.version) {
+        let Some(now) = new.attribute(&attribute.name).filter(|now| now.version >= attribute.version) else {
             return Err("an attribute went back");
+        };
+        if now.version == attribute.version && now.value != attribute.value {
+            return Err("a value changed without a version");
         }
     }
     Ok(())

@@ -25,6 +25,16 @@ pub(super) struct Plan {
     pub(super) smooth: bool,
     pub(super) op_gap: Duration,
     pub(super) keys: u64,
+    /// Most keys are in one slot.
+    pub(super) crowded: bool,
+    /// Some keys are hardly ever used.
+    pub(super) skewed: bool,
+    /// Requests for a key mostly come to the same member.
+    pub(super) sticky: bool,
+    /// Members may hold little.
+    pub(super) capped: bool,
+    /// Members stand still for longer than anybody waits for anything.
+    pub(super) long: bool,
     /// The leases that clients give, in milliseconds.
     pub(super) leases: Vec<u64>,
 }
@@ -77,7 +87,7 @@ impl Plan {
             slow: rough(&mut chance, 50),
             late_acks: rough(&mut chance, 100),
         };
-        let leases = if chance.percent(50) { vec![0] } else { vec![8_000, 15_000, 30_000, 0] };
+        let leases = if chance.percent(50) { vec![0] } else { vec![4_000, 8_000, 15_000, 30_000, 60_000, 0] };
         let config = Config {
             context: 7,
             copies,
@@ -110,7 +120,19 @@ impl Plan {
             op_gap: millis(10 + chance.below(150)),
             keys: 2 + chance.below(12),
             leases,
+            crowded: chance.percent(50),
+            skewed: chance.percent(50),
+            sticky: chance.percent(40),
+            capped: chance.percent(20),
+            long: chance.percent(10),
         };
+        if plan.capped {
+            plan.config.max_entries = 5 + chance.index(36);
+            plan.config.max_bytes = 4096 + chance.index(60 * 1024);
+        }
+        if plan.long {
+            (plan.rounds, plan.chaos, plan.op_gap) = (1, millis(50_000 + chance.below(40_000)), plan.op_gap * 2);
+        }
         plan.smooth = chance.percent(15);
         if plan.smooth {
             plan.net = Net::default();

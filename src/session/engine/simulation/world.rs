@@ -42,6 +42,8 @@ pub(super) struct World {
     /// Nothing gets from the first to the second.
     pub(super) blocked: BTreeSet<(usize, usize)>,
     pub(super) calm: bool,
+    /// Nothing is wrong any more: all that is asked must be answered.
+    pub(super) proving: bool,
     pub(super) oracle: Oracle,
     pub(super) clients: Clients,
     pub(super) coverage: Coverage,
@@ -144,6 +146,7 @@ impl World {
             nodes,
             blocked: BTreeSet::new(),
             calm: false,
+            proving: false,
             oracle: Oracle::new(&plan),
             clients,
             coverage: Coverage::default(),
@@ -309,6 +312,7 @@ impl World {
                 self.trace.tell(|| format!("{:?} {pid:?} event {event:?}", self.now));
                 self.oracle.event(pid, self.now, &event, &self.nodes)
             }
+            Output::CopiesDiffer(member) => Err(format!("{pid:?} takes {member} for one with other settings")),
             Output::Ready => {
                 self.trace.tell(|| format!("{:?} {pid:?} is ready", self.now));
                 Ok(())
@@ -378,7 +382,10 @@ impl World {
         }
         let time = self.time(to);
         let mut accepted = false;
-        self.with(to, |engine| accepted = engine.receive(time, from, body))?;
+        self.oracle.receiving = true;
+        let received = self.with(to, |engine| accepted = engine.receive(time, from, body));
+        self.oracle.receiving = false;
+        received?;
         let Some((token, _)) = answer else { return Ok(()) };
         if self.blocked.contains(&(to, sender.node)) || (!self.calm && self.chance.per_mille(self.plan.net.ack_loss)) {
             self.coverage.saw(Fault::AckLoss);
@@ -479,6 +486,7 @@ impl World {
         self.trace.fold(&[6, pid.node as u64, u64::from(drained)]);
         self.trace.tell(|| format!("{:?} {pid:?} ends, drained: {drained}", self.now));
         self.oracle.ends(pid, drained, self.now, &self.nodes)?;
+        self.clients.ended(pid);
         self.nodes[pid.node].process = None;
         self.nodes[pid.node].paused = None;
         self.pending.retain(|(sender, _, _), _| *sender != pid);
@@ -491,6 +499,7 @@ impl World {
     fn resume(&mut self, node: usize) -> Verdict {
         let Some(held) = self.nodes[node].paused.take() else { return Ok(()) };
         self.nodes[node].resumed = self.now;
+        self.oracle.disturb_all(node, self.now);
         self.trace.tell(|| format!("{:?} {node} goes on, with {} things to do", self.now, held.len()));
         // Sometimes the timers are first.
         let timers = self.chance.percent(50);

@@ -173,14 +173,19 @@ fn nobody_waits_for_more_copies_than_are_kept() {
 #[test]
 fn hostile_bytes_change_nothing() {
     let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    let before = group.engine(0).table.len();
     let sender = group.nodes[1].member.clone();
     let bodies: [&[u8]; 4] = [b"", b"\xf5TRs", b"\xf5TRs\x02\x01\0\0\0\0\0\0\0\0", b"\xf5TRs\x01\xff\0\0\0\0\0\0\0\0"];
     for body in bodies {
         assert!(!group.with(0, |engine, now| engine.receive(now, &sender, body)));
     }
-    let counters = group.engine(0).counters();
-    assert_eq!((counters.malformed, counters.unknown), (2, 2));
-    assert!(Record::default().attributes.is_empty());
+    let engine = group.engine(0);
+    assert_eq!((engine.counters().malformed, engine.counters().unknown), (2, 2));
+    assert_eq!((engine.table.len(), engine.others()), (before, 1));
+    assert_eq!(group.value(0, &key(1), "n").as_deref(), Some(&b"1"[..]));
+    assert!(group.wire.is_empty(), "nor is there an answer");
 }
 
 #[test]
@@ -232,5 +237,17 @@ fn entries_do_not_grow_beyond_the_bytes_that_a_member_may_hold() {
     assert!(matches!(group.commit(1, &key(1), grow, Want::None), Err(Refusal::Full)));
     let shrink = Change::Update { read, lease: None, attributes: vec![("0".into(), None)] };
     assert!(group.commit(1, &key(1), shrink, Want::None).is_ok(), "it may become smaller");
-    assert!(group.commit(1, &key(1), Change::Remove, Want::None).is_ok(), "and go");
+    assert!(group.commit(1, &key(1), Change::Remove { read: None }, Want::None).is_ok(), "and go");
+}
+
+#[test]
+fn writers_that_take_turns_are_no_conflict() {
+    let mut group = Group::ready(2, &backups(1));
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    for turn in 0..4 {
+        group.set(1 - turn % 2, &key(1), "n", "2");
+        group.settle();
+    }
+    assert!((0..2).all(|node| group.engine(node).counters().conflicts == 0), "each had seen what it replaced");
 }

@@ -37,7 +37,7 @@ fn a_removed_entry_stays_removed_on_a_member_that_was_away() {
     group.create(0, &key(1), "n", "1");
     group.settle();
     group.nodes[2].deaf = true;
-    assert!(group.commit(0, &key(1), Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key(1), Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     let read = Arc::clone(group.engine(2).peek(&key(1)).expect("it has not heard"));
     group.nodes[2].deaf = false;
@@ -106,4 +106,52 @@ fn what_one_part_of_the_group_has_is_found_on_the_other_as_soon_as_they_meet() {
             assert!(found, "entry {number} on member {node}");
         }
     }
+}
+
+#[test]
+fn a_member_that_is_full_is_not_offered_the_same_without_end() {
+    let mut group = Group::new();
+    group.join(everywhere());
+    group.join(Config { max_entries: 900, ..everywhere() });
+    group.run_for(SECOND);
+    for number in 0..1000 {
+        group.create(0, &key(number), "n", "1");
+        group.settle();
+    }
+    group.run_for(SECOND * 20);
+    let before = group.engine(0).counters().messages;
+    group.run_for(SECOND * 60);
+    let sent = group.engine(0).counters().messages - before;
+    // A hundred entries find no room: each is offered and given again with each comparison, and those are an interval apart.
+    assert!((100..20_000).contains(&sent), "{sent} messages in a minute");
+}
+
+#[test]
+fn a_difference_with_one_holder_is_not_forgotten_for_another_that_agrees() {
+    const PUT: u8 = 2;
+    let mut group = Group::ready(3, &everywhere());
+    group.create(0, &key(1), "n", "1");
+    group.run_for(SECOND * 30);
+    group.set(0, &key(1), "n", "2");
+    // Nothing that would make up for it gets to the third member.
+    let end = group.now + SECOND * 60;
+    while group.now < end {
+        group.wire.retain(|packet| packet.to != 2 || packet.body[5] != PUT);
+        if let Some(packet) = group.wire.pop_front() {
+            group.hand_over(packet);
+            continue;
+        }
+        group.now += SECOND / 50;
+        for node in 0..3 {
+            group.with(node, |engine, now| {
+                if engine.poll_timeout().is_some_and(|at| at <= now.instant) {
+                    engine.timeout(now);
+                }
+            });
+        }
+    }
+    assert!(group.engine(0).oldest_difference().is_some_and(|age| age > SECOND * 30));
+    group.run_for(SECOND * 30);
+    assert!(group.agrees());
+    assert_eq!(group.engine(0).oldest_difference(), None);
 }

@@ -3,6 +3,44 @@
 use super::*;
 
 #[test]
+fn a_removal_beats_what_its_writer_had_read_whatever_the_clocks_say() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let mut ahead = group.time();
+    ahead.epoch_millis += 600_000;
+    let change = Change::Create { lease: SECOND * 1800, attributes: vec![("n".into(), Some("1".into()))] };
+    group.with(0, |engine, _| assert!(engine.commit(ahead, &key, change, Want::None).is_ok()));
+    group.settle();
+    let stranger = (1..3).find(|node| group.engine(*node).peek(&key).is_none()).expect("one does not hold it");
+    let Get::Asking(_) = group.get(stranger, &key) else { panic!("it is not here") };
+    group.settle();
+    let read = group.nodes[stranger].fetched.pop().expect("a holder answers").1.expect("it knows").expect("it is there");
+    group.run_for(SECOND * 5);
+    assert!(group.engine(stranger).peek(&key).is_none(), "it was a copy to look at");
+    assert!(group.commit(stranger, &key, Change::Remove { read: Some(read) }, Want::Copies(1)).is_ok());
+    group.run_for(SECOND * 5);
+    assert_eq!(holders_of(&group, &key), 0);
+    let told = group.nodes[stranger].events.iter().any(|event| matches!(event.what, What::Removed { .. }) && !event.remote);
+    assert!(told, "it happened here");
+}
+
+#[test]
+fn who_removes_what_it_does_not_hold_does_not_shorten_the_memory_of_it() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let day = SECOND * 86_400;
+    let change = Change::Create { lease: day, attributes: Vec::new() };
+    assert!(group.commit(0, &key, change, Want::None).is_ok());
+    group.settle();
+    let stranger = (1..4).find(|node| group.engine(*node).peek(&key).is_none()).expect("two do not hold it");
+    assert!(group.commit(stranger, &key, Change::Remove { read: None }, Want::None).is_ok());
+    group.settle();
+    let held = group.engine(0).table.get(&key).expect("it is remembered");
+    assert!(!held.is_alive());
+    assert!(held.keep_until() >= group.engine(0).millis() + 2 * 86_400_000, "as long as it could have lived");
+}
+
+#[test]
 fn a_tombstone_may_be_kept_for_any_time() {
     let mut group = Group::ready(2, &backups(1));
     let sender = group.nodes[1].member.clone();
@@ -143,7 +181,7 @@ fn an_old_tombstone_does_not_make_a_new_entry_look_idle() {
     let mut group = Group::ready(2, &brisk());
     let key = owned_by(&group, 0);
     assert!(group.commit(0, &key, leased(SECOND * 30), Want::None).is_ok());
-    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key, Change::Remove { read: None }, Want::None).is_ok());
     let buried = group.engine(0).whole(&key).expect("a tombstone");
     let Change::Create { lease, attributes } = leased(SECOND * 30) else { unreachable!("that is what it is") };
     assert!(group.commit(0, &key, Change::Replace { lease, attributes }, Want::None).is_ok());
@@ -162,7 +200,7 @@ fn dead_entries_are_forgotten_in_the_end() {
     let config = Config { tombstone_life: SECOND * 5, ..brisk() };
     let mut group = Group::ready(2, &config);
     assert!(group.commit(0, &key(1), leased(SECOND), Want::None).is_ok());
-    assert!(group.commit(0, &key(1), Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key(1), Change::Remove { read: None }, Want::None).is_ok());
     group.run_for(SECOND * 3);
     assert_eq!((group.engine(0).table.len(), group.engine(1).table.len()), (1, 1));
     group.run_for(SECOND * 5);

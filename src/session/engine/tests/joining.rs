@@ -1,5 +1,9 @@
 //! Members that come, and get what there is.
 
+use std::collections::BTreeSet;
+
+use super::super::message::Message;
+use super::super::testkit::Packet;
 use super::*;
 
 #[test]
@@ -12,10 +16,34 @@ fn a_joiner_gets_everything_in_small_chunks_and_is_ready_then() {
     group.settle();
     let joiner = group.join(config);
     assert_eq!(group.engine(joiner).phase(), Phase::Joining);
+    group.begin(joiner);
+    let (mut chunks, mut most) = (0, 0);
+    while let Some(packet) = group.wire.pop_front() {
+        if let Some(Message::Chunk(chunk)) = decoded(&packet) {
+            chunks += 1;
+            let sizes: Vec<_> = chunk.entries.iter().map(|entry| entry.key.len() + entry.record.size()).collect();
+            let but_last: usize = sizes.iter().rev().skip(1).sum();
+            assert!(but_last < 2_000, "a chunk ends with the entry that fills it: {sizes:?}");
+        }
+        group.hand_over(packet);
+        for source in 0..2 {
+            let between =
+                |packet: &&Packet| [packet.from, packet.to] == [source, joiner] || [packet.to, packet.from] == [source, joiner];
+            let pulls = group.wire.iter().filter(between).filter_map(decoded);
+            most = most.max(pulls.filter(|message| matches!(message, Message::Pull { .. } | Message::Chunk(_))).count());
+        }
+    }
+    assert_eq!(most, 2, "as many are under way with each source as the window has");
+    let size = key(0).len() + group.engine(0).peek(&key(0)).expect("it is here").size();
+    assert!(chunks >= 3_000 / (2_000 / size + 1), "{chunks} chunks, of entries of {size} bytes");
     group.run_for(SECOND * 3);
     assert_eq!(group.engine(joiner).phase(), Phase::Ready);
     assert_eq!(group.engine(joiner).table.alive(), 3_000);
     assert!(group.agrees());
+}
+
+fn decoded(packet: &Packet) -> Option<Message> {
+    codec::decode(&mut Names::default(), Config::default().context, &packet.body).ok()
 }
 
 #[test]
@@ -28,21 +56,25 @@ fn updates_go_on_while_a_joiner_pulls() {
     group.settle();
     let joiner = group.join(config);
     group.begin(joiner);
-    let mut turn = 0;
+    let (mut turn, mut updated) = (0, BTreeSet::new());
     while let Some(packet) = group.wire.pop_front() {
         group.hand_over(packet);
         turn += 1;
         if turn % 3 == 0 && turn < 600 {
-            let number = key(turn % 500);
-            if group.engine(0).peek(&number).is_some() {
-                group.set(0, &number, "n", "2");
+            let number = turn % 500;
+            if group.engine(0).peek(&key(number)).is_some() {
+                group.set(0, &key(number), "n", "2");
+                updated.insert(number);
             }
         }
     }
+    assert!(updated.len() > 50, "{} updates", updated.len());
     group.run_for(SECOND * 20);
     assert!(group.agrees());
     for number in 0..500 {
-        assert_eq!(holders_of(&group, &key(number)), 2, "entry {number}");
+        let value: &[u8] = if updated.contains(&number) { b"2" } else { b"1" };
+        let found: Vec<_> = (0..3).filter_map(|node| group.value(node, &key(number), "n")).collect();
+        assert_eq!(found, [value, value], "entry {number}");
     }
 }
 
@@ -85,6 +117,63 @@ fn a_silent_source_is_left_for_another() {
     group.run_for(SECOND * 10);
     assert_eq!(group.engine(joiner).phase(), Phase::Ready);
     assert_eq!(group.engine(joiner).table.alive(), 100);
+}
+
+/// Lets time pass while one member's messages to another share a link of so many bytes a second.
+fn run_on_slow_link(group: &mut Group, from: usize, to: usize, rate: u64, time: Duration) {
+    let (end, mut free) = (group.now + time, group.now);
+    let mut link = VecDeque::new();
+    loop {
+        while let Some(packet) = group.wire.pop_front() {
+            if (packet.from, packet.to) == (from, to) {
+                free = free.max(group.now) + Duration::from_micros(packet.body.len() as u64 * 1_000_000 / rate);
+                link.push_back((free, packet));
+            } else {
+                group.hand_over(packet);
+            }
+        }
+        let arrives = link.front().map_or(end, |(at, _)| *at);
+        let step = (group.now + SECOND / 100).min(arrives).min(end).max(group.now);
+        // Timers on the way.
+        let (passed, held) = (step - group.now, std::mem::take(&mut link));
+        group.run_for(passed);
+        link = held;
+        if link.front().is_some_and(|(at, _)| *at <= group.now) {
+            let (_, packet) = link.pop_front().expect("it was looked at");
+            group.hand_over(packet);
+        }
+        if group.now >= end {
+            link.into_iter().for_each(|(_, packet)| group.wire.push_back(packet));
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_slow_link_delays_a_joiner_by_what_it_has_to_carry() {
+    let config = Config { transfer_timeout: SECOND * 600, ..everywhere() };
+    let mut group = Group::ready(1, &config);
+    for number in 0..400 {
+        let attributes = vec![("n".into(), Some(Bytes::from(vec![b'x'; 10_000])))];
+        let change = Change::Create { lease: SECOND * 1800, attributes };
+        assert!(group.commit(0, &key(number), change, Want::None).is_ok());
+    }
+    let joiner = group.join(config);
+    group.begin(joiner);
+    // 4 MB, of which one second carries 100 kB: what is asked for at once takes five times as long as a source has time to answer.
+    run_on_slow_link(&mut group, 0, joiner, 100_000, SECOND * 100);
+    assert_eq!(group.engine(joiner).table.alive(), 400);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready, "in less than two and a half times what the bytes take");
+}
+
+#[test]
+fn members_with_different_numbers_of_copies_are_told() {
+    let mut group = Group::ready(2, &backups(1));
+    assert!(group.nodes.iter().all(|node| node.differing.is_empty()));
+    let other = group.join(backups(2));
+    group.run_for(SECOND);
+    assert_eq!(group.nodes[other].differing.len(), 2);
+    assert_eq!(group.nodes[0].differing, [group.nodes[other].member.clone()], "once");
 }
 
 #[test]

@@ -249,7 +249,7 @@ fn a_new_life_is_found_at_once_by_one_who_knows_of_the_death_before_it() {
     group.create(0, &key, "n", "1");
     group.settle();
     read(&mut group, writer, &key);
-    assert!(group.commit(writer, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     // The tombstone is forgotten, and the key made anew by somebody who knows nothing of it.
     for node in (0..3).filter(|node| *node != writer) {
@@ -272,7 +272,7 @@ fn what_a_member_removed_does_not_come_back_to_it() {
     group.settle();
     let entry = group.engine(0).whole(&key).expect("it is here");
     let old = read(&mut group, writer, &key);
-    assert!(group.commit(writer, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     assert!(group.engine(writer).table.get(&key).is_none(), "its tombstone is with the holders");
     let refused = group.commit(writer, &key, write(&old, "n", "2"), Want::None);
@@ -294,7 +294,7 @@ fn what_a_member_removed_does_not_come_back_behind_an_older_tombstone() {
     group.settle();
     let entry = group.engine(0).whole(&key).expect("it is here");
     read(&mut group, writer, &key);
-    assert!(group.commit(writer, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     assert!(group.engine(writer).table.get(&key).is_none(), "its tombstone is with the holders");
     // Somebody who has missed a life of the key remembers the end of the one before.
@@ -314,7 +314,7 @@ fn an_old_tombstone_elsewhere_does_not_hide_a_new_entry() {
     let key = owned_by(&group, 0);
     let reader = stranger(&group, &key);
     group.create(0, &key, "n", "1");
-    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key, Change::Remove { read: None }, Want::None).is_ok());
     let buried = group.engine(0).table.get(&key).expect("a tombstone").record.clone();
     let again = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
     assert!(group.commit(0, &key, again, Want::None).is_ok());
@@ -357,7 +357,7 @@ fn a_key_is_made_anew_by_a_member_whose_clock_is_behind_its_removal() {
     // Removed by somebody whose clock is four minutes ahead.
     let time = group.time();
     let ahead = Time { epoch_millis: time.epoch_millis + 240_000, ..time };
-    assert!(group.with(0, |engine, _| engine.commit(ahead, &key, Change::Remove, Want::None)).is_ok());
+    assert!(group.with(0, |engine, _| engine.commit(ahead, &key, Change::Remove { read: None }, Want::None)).is_ok());
     group.settle();
     let buried = group.engine(0).whole(&key).expect("a tombstone");
     group.with(writer, |engine, _| {

@@ -32,6 +32,28 @@ fn a_read_elsewhere_asks_a_holder_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn reads_where_the_entry_is_not_held_keep_it_alive_and_are_no_news() {
+    let config = Config { expiry_interval: SECOND, ..backups(1) };
+    let mut group = Group::ready(5, &config);
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 4, attributes: vec![("n".into(), Some("1".into()))] };
+    assert!(group.commit(0, &key, change, Want::None).is_ok());
+    group.settle();
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    for _ in 0..40 {
+        let Get::Asking(_) = group.get(stranger, &key) else { panic!("it is not here") };
+        group.settle();
+        let (_, found) = group.nodes[stranger].fetched.pop().expect("a holder answers");
+        assert!(found.expect("it is known").is_some(), "it is in use");
+        group.run_for(SECOND / 2);
+    }
+    assert!(group.nodes[stranger].events.is_empty(), "reading is no event: {:?}", group.nodes[stranger].events);
+    assert_eq!(group.engine(stranger).counters().replicated, 0);
+    group.run_for(SECOND * 10);
+    assert_eq!(holders_of(&group, &key), 0, "nobody uses it any more");
+}
+
+#[test]
 fn a_read_goes_to_the_second_holder_when_the_first_is_silent() {
     let mut group = Group::ready(5, &backups(1));
     let key = owned_by(&group, 0);
@@ -54,7 +76,7 @@ fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
     let backup = holder(&group, 0, &key, 1);
     let reader = (1..5).find(|node| *node != backup).expect("three do not hold it");
     let old = group.engine(0).whole(&key).expect("it is here");
-    assert!(group.commit(0, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(0, &key, Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
     let Get::Asking(ticket) = group.get(reader, &key) else { panic!("it is not here") };
     // The questions to the holders are under way for long. One that is no holder, and has an old copy, answers first.

@@ -102,7 +102,7 @@ fn a_swap_whose_entry_is_removed_meanwhile_is_told_so_wherever_it_was_asked_for(
     group.with(other, |engine, now| engine.swap(now, &key, "n".into(), version, Some("2".into()), Want::Copies(1)));
     hand_over_one(&mut group, other, 0);
     // Before the backup hears of it.
-    assert!(group.commit(backup, &key, Change::Remove, Want::None).is_ok());
+    assert!(group.commit(backup, &key, Change::Remove { read: None }, Want::None).is_ok());
     hand_over_one(&mut group, backup, 0);
     group.run_for(SECOND * 20);
     assert!(matches!(group.nodes[other].swapped[..], [(_, Err(SwapFault::Absent))]), "once");

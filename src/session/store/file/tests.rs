@@ -18,7 +18,7 @@ struct Place(PathBuf);
 
 impl Place {
     fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("tribes-store-{}", UniqueId::random())))
+        Self(std::env::temp_dir().join(format!("tribes-store-{}-{}", std::process::id(), UniqueId::random())))
     }
 
     fn open(&self) -> FileStore {
