@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::keeping::Parked;
 use super::message::{Entry, Found, Message};
+use super::receive::Taken;
 use super::record::Record;
 use super::table::{Held, Key, slot_of};
 use super::{Engine, Output, Phase, Ticket};
@@ -82,7 +83,7 @@ impl Engine {
             if !held.is_alive() && authority {
                 return Get::Absent;
             }
-        } else if authority && !self.is_meeting() {
+        } else if authority && self.knows_all(slot) && !self.is_meeting() {
             return Get::Absent;
         }
         self.fetch(key)
@@ -249,7 +250,7 @@ impl Engine {
         }
         let answer = match self.whole(key) {
             Some(entry) => Found::Entry(Box::new(entry)),
-            None if self.slots[usize::from(slot)].complete => Found::Absent,
+            None if self.knows_all(slot) => Found::Absent,
             None => Found::Unsure,
         };
         self.send(vec![from.clone()], &Message::Fetched { request, answer }, None);
@@ -267,12 +268,12 @@ impl Engine {
             Found::Entry(entry) if entry.key == key => {
                 let fingerprint = entry.record.fingerprint();
                 let fresh = self.table.get(&key).is_none();
-                if fresh {
-                    // A copy to look at: nothing has happened to the entry.
-                    self.take_unnoticed(*entry);
-                } else {
-                    self.take(*entry);
-                }
+                let (record, idle) = (Arc::clone(&entry.record), entry.idle);
+                // A copy to look at, where there was none: nothing has happened to the entry.
+                let taken = if fresh { self.take_unnoticed(*entry) } else { self.take(*entry) };
+                // The answer is one even if there is no room to keep it.
+                let expired = record.lease.millis > 0 && idle >= record.lease.millis;
+                let unplaced = (taken == Taken::Full && fresh && record.is_alive() && !expired).then_some(record);
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.
@@ -317,7 +318,7 @@ impl Engine {
                 if self.is_here_but_away(&fetch.key) {
                     return self.answer_from_store(request, &fetch.key);
                 }
-                let found = self.found_here(&fetch.key);
+                let found = self.found_here(&fetch.key).or(unplaced);
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }
             // A holder that has everything: what is not there was let go of, or never was.

@@ -325,7 +325,7 @@ impl Engine {
         let state = &mut self.slots[usize::from(slot)];
         state.agreed = remap(state.agreed);
         if holds && !held {
-            (state.complete, state.former) = (false, false);
+            (state.complete, state.former, state.lacks) = (false, false, false);
             self.transfer_gained(slot);
         } else if !holds {
             state.former = held && state.complete || !held && state.former;

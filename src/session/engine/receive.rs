@@ -164,8 +164,7 @@ impl Engine {
         }
         let (more, less) = growth(&held.record, &record);
         if self.has_no_room_for(more, less) {
-            self.counters.refused += 1;
-            return Taken::Full;
+            return self.has_no_room(&key);
         }
         let (was_alive, lease) = (held.is_alive(), held.record.lease.millis);
         let age = self.age(&held.record);
@@ -217,6 +216,13 @@ impl Engine {
         Taken::Here { changed: merged.changed }
     }
 
+    /// An entry, or its change, finds no room.
+    fn has_no_room(&mut self, key: &[u8]) -> Taken {
+        self.counters.refused += 1;
+        self.slots[usize::from(slot_of(key))].lacks = true;
+        Taken::Full
+    }
+
     /// As [`take`](Self::take), of what is no news to anybody: there are no events, and it does not count as replicated.
     pub(super) fn take_unnoticed(&mut self, entry: Entry) -> Taken {
         let (events, replicated) = (std::mem::replace(&mut self.config.events, false), self.counters.replicated);
@@ -227,8 +233,7 @@ impl Engine {
 
     fn take_new(&mut self, key: &[u8], record: Arc<Record>, accessed: u64, keep: u64) -> Taken {
         if self.is_full() {
-            self.counters.refused += 1;
-            return Taken::Full;
+            return self.has_no_room(key);
         }
         let now = self.millis();
         let alive = record.is_alive();

@@ -303,9 +303,9 @@ impl Engine {
                     keep: held.keep_until().saturating_sub(now),
                 });
             }
-            let state = &self.slots[usize::from(*slot)];
+            let complete = self.knows_all(*slot) || self.slots[usize::from(*slot)].former;
             let digest = self.table.slot(*slot).digest();
-            chunk.done.push(Done { slot: *slot, digest, complete: state.complete || state.former });
+            chunk.done.push(Done { slot: *slot, digest, complete });
             if bytes >= budget {
                 break;
             }
@@ -406,6 +406,12 @@ impl Engine {
         self.pull();
     }
 
+    /// Whether this member, as a holder, has everything there is in a slot: what is not here is not there.
+    pub(super) fn knows_all(&self, slot: SlotId) -> bool {
+        let state = &self.slots[usize::from(slot)];
+        state.complete && !state.lacks
+    }
+
     /// Marks a slot as equal with one of its other holders.
     pub(super) fn agree(&mut self, slot: SlotId, member: &Member) {
         let Some(mark) = self.placement.rank(slot, member).map(bit) else { return };
@@ -414,7 +420,7 @@ impl Engine {
         let state = &mut self.slots[usize::from(slot)];
         state.agreed |= mark;
         if state.agreed & all == all {
-            state.differs_since = None;
+            (state.differs_since, state.lacks) = (None, false);
         }
     }
 

@@ -178,6 +178,7 @@ impl Node {
                 Output::Save(_) | Output::Load(_) | Output::Forget(_) => {
                     unreachable!("there is no store")
                 }
+                Output::CopiesDiffer(_) => unreachable!("all are set up alike"),
                 Output::Send(send) => {
                     let options = if send.token.is_some() { SendOptions::SYNC_ACK } else { SendOptions::ASYNC };
                     cx.send(send.to, send.body, options, send.token);

@@ -186,7 +186,7 @@ impl Oracle {
             Refusal::Removed => self.knows(key, birth) || self.leases.has_lapsed(key, birth) || self.capped,
             Refusal::Expired => self.leases.has_lapsed(key, birth),
             Refusal::Full => self.capped,
-            Refusal::TooLarge | Refusal::OtherSlot => false,
+            Refusal::TooLarge | Refusal::OtherSlot | Refusal::Unavailable => false,
         }
     }
 

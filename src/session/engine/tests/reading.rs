@@ -120,3 +120,22 @@ fn a_copy_that_its_holders_turn_out_to_have_is_still_the_answer_to_a_read() {
         assert!(found.expect("it has it").is_some());
     }
 }
+
+#[test]
+fn what_found_no_room_on_a_holder_is_read_from_another() {
+    let mut group = Group::new();
+    group.join(everywhere());
+    group.join(Config { max_entries: 10, ..everywhere() });
+    group.run_for(SECOND);
+    (0..20).for_each(|number| group.create(0, &key(number), "n", "1"));
+    group.settle();
+    let refused: Vec<_> = (0..20).filter(|number| group.engine(1).peek(&key(*number)).is_none()).collect();
+    assert_eq!(refused.len(), 10);
+    for number in refused {
+        let Get::Asking(_) = group.get(1, &key(number)) else { panic!("it cannot say that entry {number} is not there") };
+        group.settle();
+        // There is no room for the answer either, but it is one.
+        let found = group.nodes[1].fetched.pop().expect("it is answered").1.expect("somebody knows");
+        assert!(found.is_some_and(|record| record.value("n").is_some()), "entry {number}");
+    }
+}
