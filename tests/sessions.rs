@@ -1,15 +1,24 @@
 //! Sessions over TCP on the loopback interface, several members in one process.
 
+#[path = "sessions/awaiting.rs"]
+mod awaiting;
+#[path = "sessions/maps.rs"]
+mod maps;
+#[path = "sessions/settings.rs"]
+mod settings;
+#[path = "sessions/telling.rs"]
+mod telling;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tribes::GroupChannel;
-use tribes::interceptors::TcpFailureDetector;
+use tribes::interceptors::{MessageDispatch, TcpFailureDetector};
 use tribes::map::ReplicatedMap;
 use tribes::membership::memory::Hub;
 use tribes::membership::static_members::{StaticList, StaticMembers};
@@ -17,7 +26,7 @@ use tribes::session::{
     BackupManager, CommitError, Confirm, CreateError, DeltaManager, GetError, Manager, ReplaceError, Session, SessionEvent,
     SetError, StartError,
 };
-use tribes::stack::StackBuilder;
+use tribes::stack::{self, Interceptor, Outbound, StackBuilder};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 
 /// Far above what anything here takes.
@@ -64,6 +73,45 @@ fn all_ready<K>(managers: &[Manager<K>]) {
         assert!(manager.wait_ready(PATIENCE), "{manager:?}");
         until("all are known", || manager.statistics().members == others);
     }
+}
+
+/// Until what this returns is dropped, `deaf` hears nothing more of `of`: messages of one sender are handled one after another, and here is
+/// one that takes its time.
+fn block(deaf: &GroupChannel, of: &GroupChannel) -> impl Sized {
+    let (release, released) = mpsc::channel::<()>();
+    let (released, who) = (Mutex::new(released), of.local());
+    let blocked = deaf.on_message(move |message: &tribes::Message| {
+        if *message.sender() == who {
+            // It ends with an error, when the other end goes.
+            let _ = released.lock().expect("nobody panics").recv();
+        }
+    });
+    drop(of.send_with([deaf.local()], "wait", tribes::SendOptions::NONE));
+    (release, blocked)
+}
+
+/// A member that gives nothing to those that join, while the flag is set: it answers what it is asked, but sends no chunks.
+fn without_transfers(hub: &Hub) -> (GroupChannel, Arc<AtomicBool>) {
+    struct Closed(Arc<AtomicBool>);
+    impl Interceptor for Closed {
+        fn name(&self) -> &'static str {
+            "Closed"
+        }
+
+        fn outbound(&mut self, cx: &mut stack::Context<'_>, msg: Outbound) {
+            const KIND_OF_CHUNKS: u8 = 7;
+            let body = msg.message.bytes();
+            let chunk = body.starts_with(&tribes::wire::SESSION_MAGIC) && body.get(5) == Some(&KIND_OF_CHUNKS);
+            if !(chunk && self.0.load(Ordering::Relaxed)) {
+                cx.send(msg);
+            }
+        }
+    }
+    let closed = Arc::new(AtomicBool::new(true));
+    let stack = StackBuilder::new().push(Closed(Arc::clone(&closed))).push(MessageDispatch::default());
+    let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind("127.0.0.1:0".parse().expect("an address")));
+    let channel = GroupChannel::builder().membership(hub.membership()).receiver(receiver).stack(stack).start();
+    (channel.expect("a member starts"), closed)
 }
 
 fn text(session: &Session, name: &str) -> Option<String> {
@@ -174,12 +222,12 @@ fn a_session_that_nobody_uses_expires_everywhere() {
     session.set("user", "anna").expect("allowed");
     session.commit().expect("committed");
     let mut kept = managers[0].create().expect("room");
-    kept.set_max_inactive(Duration::ZERO);
+    kept.set_max_inactive(None);
     kept.commit().expect("committed");
     for manager in &managers {
         until("it has expired", || !manager.session_ids().contains(&session.id()));
         assert!(manager.get(&session.id()).expect("an answer").is_none());
-        assert!(manager.get(&kept.id()).expect("an answer").is_some(), "zero means for ever");
+        assert!(manager.get(&kept.id()).expect("an answer").is_some(), "it does not expire");
     }
     until("both were told", || expired.lock().expect("nobody panics").len() == 2);
     let mut told = expired.lock().expect("nobody panics").clone();
@@ -478,7 +526,7 @@ fn changes_that_nobody_commits_are_counted() {
     let receipt = session.commit().expect("alone, all the same");
     assert!(!receipt.is_met() && receipt.confirmed.is_empty());
     assert_eq!(managers[0].at_risk(), [session.id()]);
-    session.remove("cart");
+    session.remove("cart").expect("allowed");
     assert!(session.is_dirty());
     let id = session.id();
     drop(session);
@@ -548,7 +596,7 @@ fn listeners_hear_of_what_happens_in_order() {
             let note = move |event: &SessionEvent| {
                 let what = match event {
                     SessionEvent::Created { .. } => "created".to_owned(),
-                    SessionEvent::Changed { written, .. } => format!("changed {}", written[0].name),
+                    SessionEvent::Changed { written, .. } => format!("changed {}", written[0].name().expect("an attribute")),
                     SessionEvent::IdChanged { .. } => "another id".to_owned(),
                     SessionEvent::Invalidated { .. } => "invalidated".to_owned(),
                     other => format!("{other:?}"),

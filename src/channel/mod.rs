@@ -39,7 +39,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use builder::{ChannelBuilder, ChannelError, Parts};
-#[allow(unused_imports, reason = "for the session layer, which is being built")]
 pub(crate) use contexts::{AlreadyRegistered, ContextGuard, ContextHandler};
 pub(crate) use courier::Courier;
 pub(crate) use listeners::Listeners;
@@ -255,7 +254,6 @@ impl GroupChannel {
     /// # Errors
     ///
     /// When a guard for this context lives already.
-    #[allow(dead_code, reason = "for the session layer, which is being built")]
     pub(crate) fn register_context(
         &self,
         hash: u64,

@@ -8,7 +8,7 @@ use super::ReplicatedMap;
 use super::event::{Listener, MapEvent, Sink};
 use crate::channel::GroupChannel;
 use crate::session::engine::{Config, Copies};
-use crate::session::{Confirm, StartError};
+use crate::session::{Confirm, StartError, lease_of};
 
 /// Builds a [`ReplicatedMap`]. Members that share a map must agree on the copies and the time to live; all else is each one's own.
 #[must_use = "a builder does nothing until it is started"]
@@ -24,9 +24,11 @@ impl MapBuilder {
         Self { name, config: Config { lease: Duration::ZERO, ..Config::default() }, confirm: None, listeners: Vec::new() }
     }
 
-    /// How many members hold each entry besides its owner. Default 1; 0 keeps it on its owner alone.
+    /// How many members hold each entry besides its owner. Default 1; 0 keeps it on its owner alone. In a group that is too small for it
+    /// all members hold all entries, which are [at risk](ReplicatedMap::at_risk) until there are enough members. `usize::MAX` is
+    /// [everywhere](Self::copies_everywhere).
     pub fn copies(mut self, copies: usize) -> Self {
-        self.config.copies = Copies::Backups(copies);
+        self.config.copies = Copies::backups(copies);
         self
     }
 
@@ -36,9 +38,18 @@ impl MapBuilder {
         self
     }
 
-    /// How long an entry lives without an access. Default zero: for ever.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.config.lease = ttl;
+    /// How long an entry lives without an access: the time counts from the last read or write, on whichever member, not from the last
+    /// write. Default `None`: for ever. Zero, and what is less than a millisecond, becomes one millisecond.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tribes::map::ReplicatedMap;
+    ///
+    /// let for_a_minute = ReplicatedMap::builder("recently seen").ttl(Duration::from_secs(60));
+    /// let for_ever = ReplicatedMap::builder("stock").ttl(None);
+    /// ```
+    pub fn ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
+        self.config.lease = lease_of(ttl.into());
         self
     }
 

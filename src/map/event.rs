@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::Value;
 use crate::channel::{Listeners, Subscription};
-use crate::session::Written;
 use crate::session::engine::{Event, What};
 use crate::session::replica::EventSink;
 
@@ -47,10 +46,10 @@ pub enum MapEvent {
     Conflict {
         /// The key.
         key: Bytes,
-        /// The write that stays.
-        kept: Written,
-        /// The write that is lost.
-        lost: Written,
+        /// The value that stays.
+        kept: Value,
+        /// The value that is lost.
+        lost: Value,
     },
 }
 
@@ -60,11 +59,11 @@ impl MapEvent {
         Some(match event.what {
             What::Changed(attributes) => {
                 let attribute = attributes.into_iter().find(|attribute| attribute.name.is_empty())?;
-                Self::Put { key, value: Value { value: attribute.value?, version: attribute.version }, remote }
+                Self::Put { key, value: Value::of(&attribute)?, remote }
             }
             What::Removed { .. } => Self::Removed { key, remote },
             What::Expired { .. } => Self::Expired { key, remote },
-            What::Lost(loss) => Self::Conflict { key, kept: loss.kept.into(), lost: loss.lost.into() },
+            What::Lost(loss) => Self::Conflict { key, kept: Value::of(&loss.kept)?, lost: Value::of(&loss.lost)? },
             What::Created | What::Renamed(_) => return None,
         })
     }

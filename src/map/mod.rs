@@ -19,10 +19,12 @@ pub use event::MapEvent;
 
 use self::event::{Listener, Sink};
 use crate::channel::{GroupChannel, Subscription};
-use crate::session::engine::{Change, Config, Copies, FetchFault, Key, Name, Record, Refusal, Version};
+use crate::session::engine::{
+    Attribute, Change, Committed, Config, Copies, FetchFault, Key, Name, Record, Refusal, SwapFault, Version,
+};
 use crate::session::replica::{EventSink, Found, Pending, Read, Replica};
 use crate::session::{
-    CommitError, CommitReceipt, Committing, Confirm, GetError, ReplaceError, StartError, context_hash, receipt,
+    CommitError, CommitReceipt, Committing, Confirm, GetError, ReplaceError, StartError, WhenReady, context_hash, receipt,
 };
 
 /// What tells maps from managers of the same name.
@@ -137,12 +139,30 @@ impl ReplicatedMap {
 
     /// As [`put`](Self::put), but does not wait: the value is put when this returns, and what it returns tells what became of it. It can
     /// be awaited on any executor.
+    ///
+    /// With [`Confirm::None`] it is held up while the queue to a member is full, for as long as
+    /// [`MessageDispatch`](crate::interceptors::MessageDispatch) says: 5 s at most, unless told otherwise. Nothing else bounds what is queued
+    /// then. With the other modes it is not held up; there, whoever awaits the outcome is.
+    ///
+    /// ```
+    /// # use tribes::{map::ReplicatedMap, session::CommitError};
+    /// async fn sell(stock: &ReplicatedMap, article: &str, left: u32) -> Result<(), CommitError> {
+    ///     stock.start_put(article, left.to_string()).await?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn start_put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Committing {
-        let want = self.0.confirm.want();
-        match self.change(key.as_ref(), value.into(), |key, change| self.0.replica.start_commit(key, change, want)) {
-            Ok(begun) => Committing::waiting(begun.outcome),
-            Err(error) => Committing::known(Err(error)),
-        }
+        self.start_put_with(key, value, self.0.confirm)
+    }
+
+    /// As [`start_put`](Self::start_put), waiting as is said here.
+    pub fn start_put_with(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, confirm: Confirm) -> Committing {
+        let begin = || {
+            let want = confirm.check(self.0.copies)?.want();
+            let make = |key: &[u8], change| self.0.replica.start_commit(key, change, want);
+            self.change(key.as_ref(), value.into(), make)
+        };
+        Committing::begun(begin().map(|begun| Committing::waiting(begun.outcome)))
     }
 
     /// The value under a key; `None` when there is none. Counts as an access. Held here, it costs no message; elsewhere, this blocks
@@ -166,7 +186,7 @@ impl ReplicatedMap {
             return Finding(State::Known(Some(Ok(None))));
         }
         Finding(match self.0.replica.read(key) {
-            Read::Known(found) => State::Known(Some(Ok(found.and_then(|Found { record, .. }| Value::of(&record))))),
+            Read::Known(found) => State::Known(Some(Ok(found.and_then(|Found { record, .. }| Value::in_record(&record))))),
             Read::Asking(answer) => State::Asking(answer),
         })
     }
@@ -191,6 +211,17 @@ impl ReplicatedMap {
         self.check_open()?;
         let (_, outcome) = self.0.replica.commit(key, Change::Remove { read: None }, self.0.confirm.want())?;
         receipt(outcome)
+    }
+
+    /// As [`remove`](Self::remove), but does not wait; see [`start_put`](Self::start_put).
+    pub fn start_remove(&self, key: impl AsRef<[u8]>) -> Committing {
+        let begin = || {
+            let key = key.as_ref();
+            check(key)?;
+            self.check_open()?;
+            Ok(self.0.replica.start_commit(key, Change::Remove { read: None }, self.0.confirm.want())?)
+        };
+        Committing::begun(begin().map(|begun| Committing::waiting(begun.outcome)))
     }
 
     /// Puts a value if what is there still has the version that was [found](Self::find); `None` expects that there is nothing. The owner of
@@ -220,17 +251,41 @@ impl ReplicatedMap {
         expected: Option<Version>,
         value: impl Into<Bytes>,
     ) -> Result<CommitReceipt, ReplaceError> {
-        let key = key.as_ref();
-        check(key).map_err(ReplaceError::Refused)?;
-        if self.0.replica.is_closed() {
-            return Err(ReplaceError::Stopped);
-        }
-        let (name, expected) = (Arc::clone(&self.0.value), expected.unwrap_or(Version::ZERO));
-        match self.0.replica.swap(key, name, expected, Some(value.into()), self.0.confirm.want()).wait() {
-            Some(Ok(committed)) => Ok(committed.into()),
-            Some(Err(fault)) => Err(fault.into()),
-            None => Err(ReplaceError::Stopped),
-        }
+        self.start_replace_if(key, expected, value).wait()
+    }
+
+    /// As [`replace_if`](Self::replace_if), but does not wait: what it returns tells what became of it, and can be awaited on any executor.
+    pub fn start_replace_if(&self, key: impl AsRef<[u8]>, expected: Option<Version>, value: impl Into<Bytes>) -> Replacing {
+        self.swap(key.as_ref(), expected.unwrap_or(Version::ZERO), Some(value.into()))
+    }
+
+    /// Takes a key out if its value still has the version that was [found](Self::find): for who must not take out what somebody else has
+    /// just put. Decided as [`replace_if`](Self::replace_if) is.
+    ///
+    /// ```no_run
+    /// # use tribes::map::ReplicatedMap;
+    /// # use tribes::session::ReplaceError;
+    /// # fn example(map: &ReplicatedMap) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(found) = map.find("leader").wait()?.filter(|found| found.value == "anna") {
+    ///     match map.remove_if("leader", found.version) {
+    ///         Err(ReplaceError::Conflict { .. }) => println!("somebody else leads by now"),
+    ///         outcome => println!("anna leads no more: {}", outcome?),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`ReplaceError`].
+    pub fn remove_if(&self, key: impl AsRef<[u8]>, expected: Version) -> Result<CommitReceipt, ReplaceError> {
+        self.start_remove_if(key, expected).wait()
+    }
+
+    /// As [`remove_if`](Self::remove_if), but does not wait: what it returns tells what became of it, and can be awaited on any executor.
+    pub fn start_remove_if(&self, key: impl AsRef<[u8]>, expected: Version) -> Replacing {
+        self.swap(key.as_ref(), expected, None)
     }
 
     /// How many entries this member holds; with copies everywhere, all.
@@ -263,6 +318,12 @@ impl ReplicatedMap {
         self.0.replica.wait_ready(timeout)
     }
 
+    /// As [`wait_ready`](Self::wait_ready), to be awaited on any executor; it comes true by
+    /// [`transfer_timeout`](MapBuilder::transfer_timeout) after the start, or false when the map is stopped before.
+    pub fn when_ready(&self) -> WhenReady {
+        WhenReady::new(self.0.replica.when_ready())
+    }
+
     /// The keys that this member holds and of which fewer others have confirmed a copy than are to hold one.
     #[must_use]
     pub fn at_risk(&self) -> Vec<Bytes> {
@@ -271,6 +332,8 @@ impl ReplicatedMap {
 
     /// Hands over what only this member holds, and leaves the map: for an orderly end. Returns when all is handed over, or after
     /// `deadline`, or when there is no other member to take it, with the keys of what no other member has as it was here.
+    ///
+    /// Blocks for all that time, and then as [`stop`](Self::stop) does: from a task, call it on a thread that may block.
     pub fn drain(&self, deadline: Duration) -> Vec<Bytes> {
         shown(self.0.replica.drain(deadline))
     }
@@ -289,8 +352,21 @@ impl ReplicatedMap {
 
     /// Leaves the map: the others hold its entries among themselves from now on, and what is asked of this one fails. What only this member
     /// holds is lost; [`drain`](Self::drain) keeps it.
+    ///
+    /// Blocks until the map's thread has ended, which is a matter of moments. So does dropping the last handle of a map that is not stopped.
     pub fn stop(&self) {
         self.0.replica.stop();
+    }
+
+    fn swap(&self, key: &[u8], expected: Version, value: Option<Bytes>) -> Replacing {
+        if let Err(error) = check(key) {
+            return Replacing(Answer::Known(Some(Err(ReplaceError::Refused(error)))));
+        }
+        if self.0.replica.is_closed() {
+            return Replacing(Answer::Known(Some(Err(ReplaceError::Stopped))));
+        }
+        let name = Arc::clone(&self.0.value);
+        Replacing(Answer::Asking(self.0.replica.swap(key, name, expected, value, self.0.confirm.want())))
     }
 
     fn check_open(&self) -> Result<(), CommitError> {
@@ -337,8 +413,11 @@ pub struct Value {
 }
 
 impl Value {
-    fn of(record: &Record) -> Option<Self> {
-        let attribute = record.attribute("")?;
+    fn in_record(record: &Record) -> Option<Self> {
+        record.attribute("").and_then(Self::of)
+    }
+
+    fn of(attribute: &Attribute) -> Option<Self> {
         Some(Self { value: attribute.value.clone()?, version: attribute.version })
     }
 }
@@ -372,11 +451,26 @@ impl Finding {
             State::Asking(answer) => fetched(answer.wait()),
         }
     }
+
+    /// Blocks until it is known or the time is over, and then gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// The handle itself when the time is over.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Option<Value>, GetError>, Self> {
+        match self.0 {
+            State::Asking(answer) => match answer.wait_timeout(timeout) {
+                Ok(answer) => Ok(fetched(answer)),
+                Err(answer) => Err(Self(State::Asking(answer))),
+            },
+            known => Ok(Self(known).wait()),
+        }
+    }
 }
 
 fn fetched(answer: Option<Fetched>) -> Result<Option<Value>, GetError> {
     match answer {
-        Some(Ok(record)) => Ok(record.and_then(|record| Value::of(&record))),
+        Some(Ok(record)) => Ok(record.and_then(|record| Value::in_record(&record))),
         Some(Err(fault)) => Err(fault.into()),
         None => Err(GetError::Stopped),
     }
@@ -396,5 +490,69 @@ impl Future for Finding {
 impl fmt::Debug for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Finding")
+    }
+}
+
+/// A write on a condition that is under way. Wait for it, or `.await` it on any executor; what was asked for may happen although this is
+/// dropped.
+#[must_use = "whether the value is replaced is lost with this"]
+pub struct Replacing(Answer);
+
+enum Answer {
+    Known(Option<Result<CommitReceipt, ReplaceError>>),
+    Asking(Pending<Result<Committed, SwapFault>>),
+}
+
+impl Replacing {
+    /// Blocks until the outcome is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`ReplicatedMap::replace_if`].
+    pub fn wait(self) -> Result<CommitReceipt, ReplaceError> {
+        match self.0 {
+            Answer::Known(known) => known.unwrap_or(Err(ReplaceError::Stopped)),
+            Answer::Asking(answer) => swapped(answer.wait()),
+        }
+    }
+
+    /// Blocks until the outcome is known or the time is over, and then gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// The handle itself when the time is over.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<CommitReceipt, ReplaceError>, Self> {
+        match self.0 {
+            Answer::Asking(answer) => match answer.wait_timeout(timeout) {
+                Ok(answer) => Ok(swapped(answer)),
+                Err(answer) => Err(Self(Answer::Asking(answer))),
+            },
+            known => Ok(Self(known).wait()),
+        }
+    }
+}
+
+fn swapped(answer: Option<Result<Committed, SwapFault>>) -> Result<CommitReceipt, ReplaceError> {
+    match answer {
+        Some(Ok(committed)) => Ok(committed.into()),
+        Some(Err(fault)) => Err(fault.into()),
+        None => Err(ReplaceError::Stopped),
+    }
+}
+
+impl Future for Replacing {
+    type Output = Result<CommitReceipt, ReplaceError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Answer::Known(known) => Poll::Ready(known.take().unwrap_or(Err(ReplaceError::Stopped))),
+            Answer::Asking(answer) => Pin::new(answer).poll(cx).map(swapped),
+        }
+    }
+}
+
+impl fmt::Debug for Replacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replacing")
     }
 }

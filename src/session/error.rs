@@ -21,7 +21,7 @@ pub enum StartError {
         name: String,
     },
     /// A thread could not be started.
-    #[error("no thread for the time of {name:?}: {error}")]
+    #[error("no thread could be started for {name:?}")]
     Thread {
         /// What was to be started.
         name: String,
@@ -66,6 +66,9 @@ pub enum CreateError {
         /// The limit.
         limit: usize,
     },
+    /// The manager [drains](super::Manager::drain): other members create sessions.
+    #[error("the manager hands over its sessions and creates none: send the request to another member")]
+    Draining,
     /// The manager is stopped, or its channel is.
     #[error("the manager is stopped")]
     Stopped,
@@ -82,7 +85,7 @@ pub enum GetError {
         asked: Vec<Member>,
     },
     /// The manager or map is stopped, or its channel is.
-    #[error("it is stopped")]
+    #[error("the manager or map is stopped")]
     Stopped,
 }
 
@@ -96,6 +99,9 @@ impl From<FetchFault> for GetError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetError {
+    /// The handle knows that the session has ended.
+    #[error("the session has ended, so nothing can be set any more")]
+    Ended,
     /// A filter of the manager does not let it pass.
     #[error("the manager's filter refuses attribute {name:?}")]
     Filtered {
@@ -134,23 +140,23 @@ pub enum CommitError {
         /// How many were waited for.
         needed: usize,
     },
-    /// It was invalidated or removed, here or elsewhere. The change is lost.
-    #[error("it was removed meanwhile, here or on another member")]
+    /// The session was invalidated, or the entry of a map removed, here or elsewhere. The change is lost.
+    #[error("the session or entry was removed meanwhile, on this member or another")]
     Removed,
     /// It has expired. The change is lost.
-    #[error("it has expired")]
+    #[error("the session or entry has expired")]
     Expired,
     /// The member holds as much as it may, see `max_entries` and `max_bytes`. The change is still in the handle.
     #[error("this member holds as much as it may: raise max_entries or max_bytes, or add members")]
     Full,
     /// More than 4096 attributes, or 64 MiB. The change is still in the handle.
-    #[error("it would have more than 4096 attributes, or more than 64 MiB")]
+    #[error("the session or entry would have more than 4096 attributes, or more than 64 MiB")]
     TooLarge,
     /// The key is empty, or longer than a key of a map may be; so many bytes.
     #[error("a key has 1 to 1024 bytes, not {0}")]
     Key(usize),
     /// Another entry has this id or key.
-    #[error("its id is taken")]
+    #[error("another session or entry has this id or key")]
     Taken,
     /// More confirmations were asked for than there are copies, see [`Confirm::AtLeast`](super::Confirm::AtLeast). The change is still in
     /// the handle.
@@ -165,7 +171,7 @@ pub enum CommitError {
     #[error("the session's values cannot be read from the store")]
     Unavailable,
     /// The manager or map is stopped, or its channel is. Whether others have got the change is not known.
-    #[error("it is stopped")]
+    #[error("the manager or map is stopped")]
     Stopped,
 }
 
@@ -202,28 +208,32 @@ impl From<CommitFault> for CommitError {
 #[non_exhaustive]
 pub enum ReplaceError {
     /// It has another version than was expected: read it again, and decide anew. Nothing has changed.
-    #[error("it has version {}, not the one that was expected", Current(.current))]
+    #[error("the value {}", Current(.current))]
     Conflict {
         /// The version that it has; `None` when it was never written.
         current: Option<Version>,
     },
-    /// There is no such entry. Nothing has changed.
-    #[error("there is no such entry any more")]
+    /// There is no such session or entry. Nothing has changed.
+    #[error("there is no such session or entry any more")]
     Absent,
+    /// The session was new, and its first commit has failed, for this reason. The value is not replaced. With
+    /// [`Unconfirmed`](CommitError::Unconfirmed) there is the session, with all that the handle had changed; else nothing has changed.
+    #[error("the session is new, and could not be committed before its value is replaced")]
+    NotCreated(#[source] CommitError),
     /// The member that decides did not answer in time. The value may be replaced or not: read it again.
-    #[error("the member that decides did not answer: it may be replaced or not")]
+    #[error("the member that decides did not answer in time, so the value may be replaced or not")]
     Unknown,
     /// It is replaced, and goes on being replicated, but was not confirmed in time by as many members as were to.
-    #[error("it is replaced, but only {} confirmations came in time", .0.confirmed.len())]
+    #[error("the value is replaced, but only {} confirmations came in time", .0.confirmed.len())]
     Unconfirmed(CommitReceipt),
-    /// The attribute cannot be set at all.
+    /// The attribute cannot be set at all. Nothing has changed.
     #[error(transparent)]
     Set(#[from] SetError),
-    /// The member that decides cannot take it; or the session was new, and could not be committed first. Nothing has changed.
-    #[error("it could not be written: {0}")]
+    /// The member that decides cannot take it, for this reason. Nothing has changed.
+    #[error("the value was not replaced")]
     Refused(#[source] CommitError),
-    /// The manager or map is stopped, or its channel is. Whether it was replaced is not known.
-    #[error("it is stopped")]
+    /// The manager or map is stopped, or its channel is. Whether the value was replaced is not known.
+    #[error("the manager or map is stopped")]
     Stopped,
 }
 
@@ -255,8 +265,55 @@ struct Current<'a>(&'a Option<Version>);
 impl fmt::Display for Current<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(version) => version.fmt(f),
-            None => f.write_str("none"),
+            Some(version) => write!(f, "has version {version}, not the one that was expected"),
+            None => f.write_str("was never written, although a version was expected"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    fn receipt() -> CommitReceipt {
+        CommitReceipt { wanted: 1, confirmed: Vec::new(), version: Version::ZERO }
+    }
+
+    /// All that a user reads who prints an error with its sources.
+    fn printed(error: &dyn Error) -> String {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(source) = next {
+            text = format!("{text}: {source}");
+            next = source.source();
+        }
+        text
+    }
+
+    #[test]
+    fn an_error_says_what_it_speaks_of_and_nothing_twice() {
+        let thread = StartError::new("DeltaManager", "/shop", StartFault::Thread(io::Error::other("too many threads")));
+        let unconfirmed = CommitError::Unconfirmed { receipt: receipt(), needed: 1 };
+        let errors: Vec<(Box<dyn Error>, &str)> = vec![
+            (Box::new(thread), "no thread could be started for \"/shop\": too many threads"),
+            (Box::new(GetError::Stopped), "the manager or map is stopped"),
+            (Box::new(CommitError::Removed), "the session or entry was removed meanwhile, on this member or another"),
+            (
+                Box::new(ReplaceError::Refused(CommitError::Expired)),
+                "the value was not replaced: the session or entry has expired",
+            ),
+            (
+                Box::new(ReplaceError::NotCreated(unconfirmed)),
+                "the session is new, and could not be committed before its value is replaced: the change is made, but only 0 of the 1 \
+                 confirmations that were asked for came in time",
+            ),
+            (Box::new(ReplaceError::Conflict { current: None }), "the value was never written, although a version was expected"),
+            (Box::new(ReplaceError::Set(SetError::Reserved)), "an attribute's name cannot begin with a NUL"),
+        ];
+        for (error, text) in errors {
+            assert_eq!(printed(&*error), text);
         }
     }
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::engine::{Attribute, Event, Version, What};
 use super::id::SessionId;
-use super::session::CREATED;
 
 /// Something that happened to a session. Events of one session come in the order in which they happened on this member.
 #[derive(Clone, Debug)]
@@ -47,19 +46,19 @@ pub enum SessionEvent {
         /// Whether another member found so.
         remote: bool,
     },
-    /// The session goes on under another id, given here. Other members hear of an [invalidated](Self::Invalidated) and a
-    /// [created](Self::Created) session.
+    /// The session goes on under another id. A member that got to know of it in parts, because the message of it was lost or the member had
+    /// no copy before, hears of an [invalidated](Self::Invalidated) and a [created](Self::Created) session instead.
     #[non_exhaustive]
     IdChanged {
         /// The id that it had.
         old: SessionId,
         /// The id that it has.
         id: SessionId,
-        /// Whether another member did it: false.
+        /// Whether another member did it.
         remote: bool,
     },
-    /// Two writes of one attribute that did not know of each other have met: the later one stays, the other is lost. The principal is
-    /// told as attribute `\0principal`, the authentication type as `\0auth`.
+    /// Two writes of one attribute, or of the principal or the authentication type, that did not know of each other have met: the later
+    /// one stays, the other is lost. Both tell of the same [field](Written::field).
     #[non_exhaustive]
     Conflict {
         /// The session.
@@ -115,25 +114,61 @@ impl SessionEvent {
             What::Removed { .. } => Self::Invalidated { id, remote },
             What::Expired { .. } => Self::Expired { id, remote },
             What::Renamed(to) => Self::IdChanged { old: id, id: SessionId::from_bytes(<[u8; 16]>::try_from(&*to).ok()?), remote },
-            What::Lost(loss) if *loss.name == *CREATED => return None,
-            What::Lost(loss) => Self::Conflict { id, kept: loss.kept.into(), lost: loss.lost.into() },
+            What::Lost(loss) => {
+                // What is kept here for other purposes has no value that anybody could miss.
+                Field::of(&loss.name)?;
+                Self::Conflict { id, kept: loss.kept.into(), lost: loss.lost.into() }
+            }
         })
     }
 }
 
 /// What names of attributes begin with that the session keeps for itself.
 pub(super) const RESERVED: char = '\0';
+/// What the session keeps among its attributes, for nobody else to see.
+pub(super) const PRINCIPAL: &str = "\0principal";
+pub(super) const AUTH_TYPE: &str = "\0auth";
 
-/// One write of one attribute. `Debug` shows how long the value is, not the value.
+/// One write of one attribute, or of another field of a session. `Debug` shows how long the value is, not the value.
 #[derive(Clone, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Written {
-    /// The attribute.
-    pub name: Arc<str>,
+    name: Arc<str>,
     /// When it was written, and by whom.
     pub version: Version,
     /// What was written; `None` when it was removed.
     pub value: Option<Bytes>,
+}
+
+impl Written {
+    /// What was written to.
+    ///
+    /// ```
+    /// use tribes::session::{Field, SessionEvent};
+    ///
+    /// fn report(event: &SessionEvent) {
+    ///     if let SessionEvent::Conflict { id, lost, .. } = event {
+    ///         match lost.field() {
+    ///             Field::Attribute(name) => eprintln!("{id:?} has lost a write of {name}"),
+    ///             Field::Principal => eprintln!("{id:?}: two logins at once"),
+    ///             other => eprintln!("{id:?}: {other:?}"),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn field(&self) -> Field<'_> {
+        Field::of(&self.name).unwrap_or(Field::Attribute(&self.name))
+    }
+
+    /// The attribute's name; `None` when it is another field of the session.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self.field() {
+            Field::Attribute(name) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl From<Attribute> for Written {
@@ -145,9 +180,32 @@ impl From<Attribute> for Written {
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Written")
-            .field("name", &self.name)
+            .field("field", &self.field())
             .field("version", &self.version)
             .field("bytes", &self.value.as_ref().map(Bytes::len))
             .finish()
+    }
+}
+
+/// A part of a session that is written by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Field<'a> {
+    /// The attribute of this name.
+    Attribute(&'a str),
+    /// How the user was authenticated: [`Session::set_auth_type`](super::Session::set_auth_type).
+    AuthType,
+    /// Who is logged in: [`Session::set_principal`](super::Session::set_principal).
+    Principal,
+}
+
+impl<'a> Field<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        match name {
+            PRINCIPAL => Some(Self::Principal),
+            AUTH_TYPE => Some(Self::AuthType),
+            name if name.starts_with(RESERVED) => None,
+            name => Some(Self::Attribute(name)),
+        }
     }
 }

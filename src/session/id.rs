@@ -63,6 +63,39 @@ impl SessionId {
     }
 }
 
+/// As [`from_bytes`](SessionId::from_bytes).
+impl From<[u8; 16]> for SessionId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self::from_bytes(bytes)
+    }
+}
+
+/// The number that the bytes are, the highest first: for frameworks whose ids are numbers.
+///
+/// ```
+/// use tribes::session::SessionId;
+///
+/// let id = SessionId::random();
+/// assert_eq!(SessionId::from(u128::from(id)), id);
+/// ```
+impl From<u128> for SessionId {
+    fn from(number: u128) -> Self {
+        Self(number.to_be_bytes())
+    }
+}
+
+impl From<SessionId> for [u8; 16] {
+    fn from(id: SessionId) -> Self {
+        id.0
+    }
+}
+
+impl From<SessionId> for u128 {
+    fn from(id: SessionId) -> Self {
+        Self::from_be_bytes(id.0)
+    }
+}
+
 /// Characters of the text of an id.
 const TEXT_LEN: usize = 22;
 /// Bits of one character.
@@ -144,6 +177,53 @@ pub enum ParseSessionIdError {
     Route,
 }
 
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+mod serde {
+    use std::fmt;
+
+    use serde::de::{self, Deserialize, Deserializer, Visitor};
+    use serde::ser::{Serialize, Serializer};
+
+    use super::SessionId;
+
+    /// The text where people read the format, the bytes where they do not. It is the whole id, which is a secret.
+    impl Serialize for SessionId {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.0) }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for SessionId {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            if deserializer.is_human_readable() {
+                deserializer.deserialize_str(IdVisitor)
+            } else {
+                deserializer.deserialize_bytes(IdVisitor)
+            }
+        }
+    }
+
+    struct IdVisitor;
+
+    impl Visitor<'_> for IdVisitor {
+        type Value = SessionId;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a session id: 22 characters, or 16 bytes")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<SessionId, E> {
+            text.parse().map_err(E::custom)
+        }
+
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<SessionId, E> {
+            let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| E::invalid_length(bytes.len(), &self))?;
+            Ok(SessionId::from_bytes(bytes))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -198,6 +278,29 @@ mod tests {
         let id = SessionId::from_bytes(COUNTED);
         assert_eq!(format!("{id:?} {:?}", Some(id)), "SessionId(AAEC…) Some(SessionId(AAEC…))");
         assert!(!format!("{id:#?}").contains("AAECA"));
+    }
+
+    #[test]
+    fn an_id_is_a_number_and_bytes() {
+        let id = SessionId::from(COUNTED);
+        assert_eq!(u128::from(id), 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f);
+        assert_eq!(SessionId::from(u128::from(id)), id);
+        assert_eq!(<[u8; 16]>::from(id), COUNTED);
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn an_id_is_text_for_people_and_bytes_for_machines() {
+        let id = SessionId::from_bytes(COUNTED);
+        let text = serde_json::to_string(&id).expect("it can be written");
+        assert_eq!(text, "\"AAECAwQFBgcICQoLDA0ODw\"");
+        assert_eq!(serde_json::from_str::<SessionId>(&text).expect("it can be read"), id);
+        let bytes = rmp_serde::to_vec(&id).expect("it can be written");
+        assert_eq!(bytes.len(), 18, "a byte says that bytes come, another how many");
+        assert_eq!(rmp_serde::from_slice::<SessionId>(&bytes).expect("it can be read"), id);
+        let error = serde_json::from_str::<SessionId>("\"AAEC\"").expect_err("too short").to_string();
+        assert!(error.contains("22 characters") && !error.contains("AAEC"), "{error}");
+        assert!(rmp_serde::from_slice::<SessionId>(&bytes[..17]).is_err());
     }
 
     #[test]

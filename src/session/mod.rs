@@ -21,13 +21,17 @@
 pub mod route;
 pub mod store;
 
+mod committing;
 #[allow(dead_code, unreachable_pub, reason = "being built")]
 pub(crate) mod engine;
 mod error;
 mod event;
 mod id;
+mod lease;
 mod manager;
 mod outcome;
+mod ready;
+mod replacing;
 pub(crate) mod replica;
 #[expect(clippy::module_inception, reason = "the handle is what the module is named for")]
 mod session;
@@ -37,17 +41,36 @@ mod typed;
 #[cfg(all(test, feature = "testing"))]
 mod whole_stack;
 
+pub use committing::Committing;
+pub(crate) use committing::receipt;
 pub use engine::Version;
 pub use error::{CommitError, CreateError, GetError, ReplaceError, SetError, StartError};
-pub use event::{SessionEvent, Written};
+pub use event::{Field, SessionEvent, Written};
 pub use id::{ParseSessionIdError, SessionId};
+pub(crate) use lease::lease_of;
 pub(crate) use manager::context_hash;
 pub use manager::{
     Backup, BackupManager, Delta, DeltaManager, Drained, Finding, Manager, ManagerBuilder, Notify, Persistence, Statistics,
 };
 pub use outcome::{CommitReceipt, Confirm};
-pub(crate) use session::receipt;
-pub use session::{Committing, Session};
+pub use ready::WhenReady;
+pub use replacing::Replacing;
+pub use session::Session;
 #[cfg(feature = "serde")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
 pub use typed::DecodeError;
+
+/// Handles are used where the work is: on any thread, and by several at once.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Session>();
+    shared::<BackupManager>();
+    shared::<DeltaManager>();
+    shared::<Committing>();
+    shared::<Finding>();
+    shared::<Replacing<'_>>();
+    shared::<WhenReady>();
+    shared::<crate::map::ReplicatedMap>();
+    shared::<crate::map::Finding>();
+    shared::<crate::map::Replacing>();
+};

@@ -2,29 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as Task, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::engine::{Attribute, Change, CommitFault, Committed, Name, Record, SwapFault, Version, slot_of};
+use super::committing::{Committing, receipt};
+use super::engine::{Attribute, CREATED, Change, Committed, Name, Record, SwapFault, Version, slot_of};
 use super::error::{CommitError, ReplaceError, SetError};
-use super::event::RESERVED;
+use super::event::{AUTH_TYPE, PRINCIPAL, RESERVED};
 use super::id::SessionId;
+use super::lease::{lease_of, max_inactive_of};
 use super::manager::Context;
 use super::outcome::{CommitReceipt, Confirm};
-use super::replica::{Found, Pending};
+use super::replacing::{Replacing, State};
+use super::replica::Found;
 use crate::clock;
 use crate::id::random_bytes;
-
-/// What the session keeps among its attributes, for nobody else to see.
-const PRINCIPAL: &str = "\0principal";
-const AUTH_TYPE: &str = "\0auth";
-/// When it was created, in milliseconds since 1970: set when it gets another id.
-pub(super) const CREATED: &str = "\0created";
 
 /// One session, as it was read, and what this handle has changed since.
 ///
@@ -36,6 +30,9 @@ pub(super) const CREATED: &str = "\0created";
 /// `get_as` and `set_as` take values of other types.
 ///
 /// A handle that is dropped with changes that were not committed is counted in the manager's statistics, and logged.
+///
+/// A session may end while there are handles of it. One that has learnt so, because a commit has failed with it, takes no more
+/// changes: [`set`](Self::set) says so, and methods that have no result do nothing.
 ///
 /// ```no_run
 /// # use tribes::session::{BackupManager, SessionId};
@@ -56,18 +53,22 @@ pub struct Session {
     /// As it is on this member; `None` until the first commit.
     base: Option<Arc<Record>>,
     changes: BTreeMap<Name, Option<Bytes>>,
-    /// The new `max_inactive`, if it changes.
+    /// The new lease, if it changes. As in the engine, zero means for ever.
     lease: Option<Duration>,
     default_lease: Duration,
     created: SystemTime,
     last_accessed: SystemTime,
+    /// When this handle was made.
+    since: Instant,
     is_new: bool,
-    ended: bool,
+    /// How it has ended, as far as this handle knows.
+    ended: Option<CommitError>,
 }
 
 impl Session {
     pub(super) fn new(context: Arc<Context>, id: SessionId, lease: Duration) -> Self {
-        let now = time_of(clock::both().1);
+        let (since, epoch_millis) = clock::both();
+        let now = time_of(epoch_millis);
         Self {
             context,
             id,
@@ -77,14 +78,15 @@ impl Session {
             default_lease: lease,
             created: now,
             last_accessed: now,
+            since,
             is_new: true,
-            ended: false,
+            ended: None,
         }
     }
 
     pub(super) fn found(context: Arc<Context>, id: SessionId, found: Found) -> Self {
         let Found { record, idle } = found;
-        let now = clock::both().1;
+        let (since, now) = clock::both();
         let accessed = match idle {
             Some(idle) => now.saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
             None => Version { time: record.touched, node: 0 }.epoch_millis().min(now),
@@ -95,10 +97,11 @@ impl Session {
             changes: BTreeMap::new(),
             lease: None,
             default_lease: Duration::ZERO,
-            created: time_of(created_millis(&record)),
+            created: time_of(record.created_millis()),
             last_accessed: time_of(accessed),
+            since,
             is_new: false,
-            ended: false,
+            ended: None,
             base: Some(record),
         }
     }
@@ -131,13 +134,14 @@ impl Session {
     /// Whether the session has not ended, as far as this member knows. Costs no message.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        !self.ended && (self.base.is_none() || !self.context.replica().with(|engine, _| engine.is_dead(self.id.as_bytes())))
+        self.ended.is_none()
+            && (self.base.is_none() || !self.context.replica().with(|engine, _| engine.is_dead(self.id.as_bytes())))
     }
 
     /// Whether there is something to commit.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        !self.ended && (self.base.is_none() || !self.changes.is_empty() || self.lease.is_some())
+        self.ended.is_none() && (self.base.is_none() || !self.changes.is_empty() || self.lease.is_some())
     }
 
     /// The value of an attribute, own changes included.
@@ -146,25 +150,48 @@ impl Session {
         if name.starts_with(RESERVED) { None } else { self.value(name).cloned() }
     }
 
+    /// Whether there is an attribute of this name, own changes included.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        !name.starts_with(RESERVED) && self.value(name).is_some()
+    }
+
     /// Sets an attribute; the others have it with the next [`commit`](Self::commit).
     ///
     /// The value is kept as it is: a part of a large buffer keeps that whole buffer in memory, on this member.
     ///
     /// # Errors
     ///
-    /// When the manager's filters do not let it pass, the name is reserved or too long, or the value too large.
+    /// When the manager's filters do not let it pass, the name is reserved or too long, or the value too large; and when this handle
+    /// knows that the session has ended.
     pub fn set(&mut self, name: &str, value: impl Into<Bytes>) -> Result<(), SetError> {
         let value = value.into();
-        self.context.check(name, Some(&value))?;
+        self.check_settable(name, Some(&value))?;
         self.change(name, Some(value));
         Ok(())
     }
 
-    /// Removes an attribute; fine when there is none.
-    pub fn remove(&mut self, name: &str) {
-        if !name.starts_with(RESERVED) {
-            self.take_out(name);
-        }
+    /// Removes an attribute; fine when there is none. Filters are not asked.
+    ///
+    /// # Errors
+    ///
+    /// When the name is reserved or too long, or this handle knows that the session has ended.
+    pub fn remove(&mut self, name: &str) -> Result<(), SetError> {
+        self.check_settable(name, None)?;
+        self.take_out(name);
+        Ok(())
+    }
+
+    /// Removes all attributes. The principal, the authentication type and [`max_inactive`](Self::max_inactive) stay.
+    ///
+    /// # Errors
+    ///
+    /// When this handle knows that the session has ended.
+    pub fn clear(&mut self) -> Result<(), SetError> {
+        self.check_settable("", None)?;
+        let names: Vec<String> = self.names().map(str::to_owned).collect();
+        names.iter().for_each(|name| self.take_out(name));
+        Ok(())
     }
 
     /// The names of the attributes, sorted, own changes included.
@@ -181,6 +208,19 @@ impl Session {
         names.into_iter().filter(|name| !name.starts_with(RESERVED))
     }
 
+    /// The attributes, sorted by name, own changes included.
+    ///
+    /// ```
+    /// # fn show(session: &tribes::session::Session) {
+    /// for (name, value) in session.iter() {
+    ///     println!("{name}: {} bytes", value.len());
+    /// }
+    /// # }
+    /// ```
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
+        self.names().filter_map(|name| Some((name, self.value(name)?)))
+    }
+
     /// The version of an attribute's last write, or removal, as it was read: what [`replace_if`](Self::replace_if) compares. `None` when it
     /// was never written. Own changes have none before they are committed.
     #[must_use]
@@ -188,16 +228,47 @@ impl Session {
         self.base.as_ref()?.attribute(name).map(|attribute| attribute.version)
     }
 
-    /// How long the session lives without an access; zero: for ever.
+    /// How long the session lives without an access; `None`: for ever.
     #[must_use]
-    pub fn max_inactive(&self) -> Duration {
+    pub fn max_inactive(&self) -> Option<Duration> {
         let stored = || self.base.as_ref().map(|record| Duration::from_millis(record.lease.millis));
-        self.lease.or_else(stored).unwrap_or(self.default_lease)
+        max_inactive_of(self.lease.or_else(stored).unwrap_or(self.default_lease))
     }
 
-    /// Changes how long the session lives without an access, to the millisecond; zero: for ever.
-    pub fn set_max_inactive(&mut self, max_inactive: Duration) {
-        self.lease = Some(max_inactive);
+    /// Changes how long the session lives without an access, to the millisecond; `None`: for ever. Zero, and what is less than a
+    /// millisecond, becomes one millisecond.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn example(session: &mut tribes::session::Session) {
+    /// session.set_max_inactive(Duration::from_secs(300));
+    /// session.set_max_inactive(None); // does not expire
+    /// # }
+    /// ```
+    pub fn set_max_inactive(&mut self, max_inactive: impl Into<Option<Duration>>) {
+        if self.ended.is_none() {
+            self.lease = Some(lease_of(max_inactive.into()));
+        }
+    }
+
+    /// How long the session lives from now on if nobody accesses it, as far as this member knows; `None`: for ever. Other members may
+    /// know of later accesses. A change of [`max_inactive`](Self::max_inactive) counts although it is not committed yet. Costs no message.
+    #[must_use]
+    pub fn expires_in(&self) -> Option<Duration> {
+        let max_inactive = self.max_inactive()?;
+        if !self.is_valid() {
+            return Some(Duration::ZERO);
+        }
+        let idle = self.context.replica().with(|engine, now| engine.idle(now, self.id.as_bytes()));
+        Some(max_inactive.saturating_sub(idle.unwrap_or_else(|| clock::now().saturating_duration_since(self.since))))
+    }
+
+    /// Notes an access, as reading the session once more would: for handles that live long, as that of an open stream. Does not wait, and
+    /// changes nothing in this handle; see [`Manager::touch`](super::Manager::touch).
+    pub fn touch(&self) {
+        if self.base.is_some() {
+            self.context.touch(&self.id);
+        }
     }
 
     /// Who is logged in, as the application has said.
@@ -238,7 +309,8 @@ impl Session {
         self.commit_with(self.context.confirm())
     }
 
-    /// As [`commit`](Self::commit), waiting as is said here.
+    /// As [`commit`](Self::commit), waiting as is said here. [`Confirm::AtLeast`] waits also when nothing has changed, if fewer members than
+    /// that have confirmed the session as it is: so it can be tried again after [`Unconfirmed`](CommitError::Unconfirmed).
     ///
     /// # Errors
     ///
@@ -246,7 +318,7 @@ impl Session {
     pub fn commit_with(&mut self, confirm: Confirm) -> Result<CommitReceipt, CommitError> {
         self.check_open()?;
         let confirm = confirm.check(self.context.copies())?;
-        if let Some(receipt) = self.unchanged() {
+        if let Some(receipt) = self.unchanged(confirm) {
             return Ok(receipt);
         }
         let made = self.context.replica().commit(self.id.as_bytes(), self.change_to_make(), confirm.want());
@@ -257,28 +329,37 @@ impl Session {
 
     /// As [`commit`](Self::commit), but does not wait: the change is made when this returns, and what it returns tells what became of
     /// it. It can be awaited on any executor.
+    ///
+    /// With [`Confirm::None`] it is held up while the queue to a member is full, for as long as
+    /// [`MessageDispatch`](crate::interceptors::MessageDispatch) says: 5 s at most, unless told otherwise. Nothing else bounds what is queued
+    /// then. With the other modes it is not held up; there, whoever awaits the outcome is.
+    ///
+    /// It reads nothing from a [store](super::ManagerBuilder::store). What others have changed since this handle was read, and what is in
+    /// the store only, does not show in the handle then.
     pub fn start_commit(&mut self) -> Committing {
-        if let Err(error) = self.check_open() {
-            return Committing::known(Err(error));
-        }
-        if let Some(receipt) = self.unchanged() {
-            return Committing::known(Ok(receipt));
-        }
-        let want = self.context.confirm().want();
-        match self.context.replica().start_commit(self.id.as_bytes(), self.change_to_make(), want) {
-            Ok(begun) => {
-                self.made(begun.record);
-                Committing::waiting(begun.outcome)
-            }
-            Err(refusal) => Committing::known(Err(self.refused(refusal.into()))),
-        }
+        self.start_commit_with(self.context.confirm())
     }
 
-    /// Forgets the changes that this handle has not committed.
+    /// As [`start_commit`](Self::start_commit), waiting as is said here.
+    ///
+    /// ```
+    /// # use tribes::session::{CommitError, Confirm, Session};
+    /// async fn pay(session: &mut Session) -> Result<(), CommitError> {
+    ///     session.start_commit_with(Confirm::AtLeast(1)).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn start_commit_with(&mut self, confirm: Confirm) -> Committing {
+        Committing::begun(self.begin_commit(confirm))
+    }
+
+    /// Forgets the changes that this handle has not committed. A session that is new has ended with that.
     pub fn discard(&mut self) {
+        if self.base.is_none() {
+            self.end(CommitError::Removed);
+        }
         self.changes.clear();
         self.lease = None;
-        self.ended |= self.base.is_none();
     }
 
     /// Writes an attribute at once, without [`commit`](Self::commit), if it still has the version that was [read](Self::version): for
@@ -316,23 +397,130 @@ impl Session {
         value: Option<Bytes>,
     ) -> Result<CommitReceipt, ReplaceError> {
         self.context.check(name, value.as_ref())?;
-        if self.base.is_none() {
-            self.commit().map_err(ReplaceError::Refused)?;
+        if self.base.is_none() && self.ended.is_none() {
+            // The direct way, on this thread.
+            self.commit().map_err(ReplaceError::NotCreated)?;
         }
-        if self.ended {
-            return Err(ReplaceError::Absent);
+        self.start_replace_if(name, expected, value).wait()
+    }
+
+    /// As [`replace_if`](Self::replace_if), but does not wait: what it returns tells what became of it, and can be awaited on any executor.
+    pub fn start_replace_if(&mut self, name: &str, expected: Option<Version>, value: Option<Bytes>) -> Replacing<'_> {
+        let (shared, expected) = (self.shared_name(name), expected.unwrap_or(Version::ZERO));
+        let state = if let Err(error) = self.context.check(name, value.as_ref()) {
+            State::Known(Some(Err(error.into())))
+        } else if self.ended.is_some() {
+            State::Known(Some(Err(ReplaceError::Absent)))
+        } else if self.base.is_none() {
+            State::Creating(self.start_commit())
+        } else {
+            self.ask_to_replace(&shared, expected, value.clone())
+        };
+        Replacing::new(self, shared, expected, value, state)
+    }
+
+    /// Ends the session, on all members and for good: whatever is written to it afterwards, anywhere, is dropped. Waits as a
+    /// [`commit`](Self::commit) does. What this handle has not committed goes with it; of a session that is new nobody else hears.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub fn invalidate(mut self) -> Result<CommitReceipt, CommitError> {
+        self.check_open()?;
+        self.end(CommitError::Removed);
+        let Some(read) = self.base.take() else { return Ok(nobody_knew()) };
+        self.context.invalidate(&self.id, Some(read))
+    }
+
+    /// As [`invalidate`](Self::invalidate), but does not wait; see [`start_commit`](Self::start_commit).
+    pub fn start_invalidate(mut self) -> Committing {
+        if let Err(error) = self.check_open() {
+            return Committing::known(Err(error));
         }
-        let shared = self.shared_name(name);
-        let (expected, want) = (expected.unwrap_or(Version::ZERO), self.context.confirm().want());
+        self.end(CommitError::Removed);
+        let Some(read) = self.base.take() else { return Committing::known(Ok(nobody_knew())) };
+        self.context.start_invalidate(&self.id, Some(read))
+    }
+
+    /// Gives the session another id, along with what this handle has changed: the old id dies on all members in the same step. For
+    /// the moment of a login, so that an id that somebody has planted or seen is worth nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit). Where the change is made, the handle has the new id.
+    pub fn change_id(&mut self) -> Result<CommitReceipt, CommitError> {
+        self.check_open()?;
+        let Some((id, change)) = self.rename_to_make() else { return self.commit() };
+        let want = self.context.confirm().want();
+        let made = self.context.replica().rename(self.id.as_bytes(), id.as_bytes(), change, want);
+        let (record, outcome) = made.map_err(|refusal| self.refused(refusal.into()))?;
+        self.id = id;
+        self.made(record);
+        self.concluded(receipt(outcome))
+    }
+
+    /// As [`change_id`](Self::change_id), but does not wait; see [`start_commit`](Self::start_commit). The handle has the new id when this
+    /// returns, unless the change was refused. Unlike a commit, it blocks for a read of the [store](super::ManagerBuilder::store) where that
+    /// alone has what others have changed since this handle was read.
+    ///
+    /// ```
+    /// # use tribes::session::{CommitError, Session};
+    /// async fn login(session: &mut Session, user: &str) -> Result<(), CommitError> {
+    ///     session.set_principal(Some(user));
+    ///     session.start_change_id().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn start_change_id(&mut self) -> Committing {
+        Committing::begun(self.begin_change_id())
+    }
+
+    // ---- inside
+
+    fn begin_commit(&mut self, confirm: Confirm) -> Result<Committing, CommitError> {
+        self.check_open()?;
+        let confirm = confirm.check(self.context.copies())?;
+        if let Some(receipt) = self.unchanged(confirm) {
+            return Ok(Committing::known(Ok(receipt)));
+        }
+        let begun = self.context.replica().start_commit(self.id.as_bytes(), self.change_to_make(), confirm.want());
+        let begun = begun.map_err(|refusal| self.refused(refusal.into()))?;
+        self.made(begun.record);
+        Ok(Committing::waiting(begun.outcome))
+    }
+
+    fn begin_change_id(&mut self) -> Result<Committing, CommitError> {
+        self.check_open()?;
+        let Some((id, change)) = self.rename_to_make() else { return self.begin_commit(self.context.confirm()) };
+        let want = self.context.confirm().want();
+        let begun = self.context.replica().start_rename(self.id.as_bytes(), id.as_bytes(), change, want);
+        let begun = begun.map_err(|refusal| self.refused(refusal.into()))?;
+        self.id = id;
+        self.made(begun.record);
+        Ok(Committing::waiting(begun.outcome))
+    }
+
+    /// Asks whoever decides to write a value if the attribute still has this version.
+    pub(super) fn ask_to_replace(&self, name: &Name, expected: Version, value: Option<Bytes>) -> State {
         let replica = self.context.replica();
         if replica.is_closed() {
-            return Err(ReplaceError::Stopped);
+            return State::Known(Some(Err(ReplaceError::Stopped)));
         }
-        let answer = replica.swap(self.id.as_bytes(), Arc::clone(&shared), expected, value.clone(), want).wait();
+        let want = self.context.confirm().want();
+        State::Asking(replica.swap(self.id.as_bytes(), Arc::clone(name), expected, value, want))
+    }
+
+    /// What was decided, which this handle shows from now on.
+    pub(super) fn replaced(
+        &mut self,
+        name: &Name,
+        value: Option<Bytes>,
+        answer: Option<Result<Committed, SwapFault>>,
+    ) -> Result<CommitReceipt, ReplaceError> {
         let version = match &answer {
             Some(Ok(committed) | Err(SwapFault::Unconfirmed(committed))) => committed.version,
             Some(Err(SwapFault::Absent)) => {
-                self.end();
+                self.end(CommitError::Removed);
                 return Err(ReplaceError::Absent);
             }
             Some(Err(fault)) => return Err(fault.clone().into()),
@@ -344,7 +532,7 @@ impl Session {
             && base.attribute(name).is_none_or(|attribute| attribute.version < version)
         {
             // This member is not a holder, or has not got it back yet.
-            Arc::make_mut(base).put(Attribute { name: shared, version, value });
+            Arc::make_mut(base).put(Attribute { name: Arc::clone(name), version, value });
         }
         match answer {
             Some(Err(fault)) => Err(fault.into()),
@@ -353,47 +541,18 @@ impl Session {
         }
     }
 
-    /// Ends the session, on all members and for good: whatever is written to it afterwards, anywhere, is dropped. Waits as a
-    /// [`commit`](Self::commit) does. What this handle has not committed goes with it.
-    ///
-    /// # Errors
-    ///
-    /// As [`commit`](Self::commit).
-    pub fn invalidate(mut self) -> Result<CommitReceipt, CommitError> {
-        self.check_open()?;
-        let want = self.context.confirm().want();
-        let made = self.context.replica().commit(self.id.as_bytes(), Change::Remove { read: self.base.clone() }, want);
-        self.end();
-        let (_, outcome) = made?;
-        receipt(outcome)
-    }
-
-    /// Gives the session another id, along with what this handle has changed: the old id dies on all members in the same step. For
-    /// the moment of a login, so that an id that somebody has planted or seen is worth nothing.
-    ///
-    /// # Errors
-    ///
-    /// As [`commit`](Self::commit). Where the change is made, the handle has the new id.
-    pub fn change_id(&mut self) -> Result<CommitReceipt, CommitError> {
-        self.check_open()?;
+    /// Another id, and the change that gives it to the session. `None` when nobody knows the one that it has: then it just has another.
+    fn rename_to_make(&mut self) -> Option<(SessionId, Change)> {
         let Some(read) = self.base.clone() else {
-            // Nobody knows the old one.
             self.id = SessionId::random();
-            return self.commit();
+            return None;
         };
-        let created = created_millis(&read).to_be_bytes();
+        let created = read.created_millis().to_be_bytes();
         let id = draw_beside(self.id);
         let (lease, mut attributes) = (self.lease, self.written());
         attributes.push((self.context.share(CREATED), Some(Bytes::copy_from_slice(&created))));
-        let change = Change::Rename { read, to: id.as_bytes()[..].into(), lease, attributes };
-        let made = self.context.replica().rename(self.id.as_bytes(), id.as_bytes(), change, self.context.confirm().want());
-        let (record, outcome) = made.map_err(|refusal| self.refused(refusal.into()))?;
-        self.id = id;
-        self.made(record);
-        self.concluded(receipt(outcome))
+        Some((id, Change::Rename { read, to: id.as_bytes()[..].into(), lease, attributes }))
     }
-
-    // ---- inside
 
     fn value(&self, name: &str) -> Option<&Bytes> {
         match self.changes.get(name) {
@@ -408,6 +567,7 @@ impl Session {
 
     fn put_text(&mut self, name: &str, text: Option<&str>) {
         match text {
+            _ if self.ended.is_some() => {}
             Some(text) => self.change(name, Some(Bytes::copy_from_slice(text.as_bytes()))),
             None => self.take_out(name),
         }
@@ -427,6 +587,10 @@ impl Session {
         self.changes.insert(name, value);
     }
 
+    fn check_settable(&self, name: &str, value: Option<&Bytes>) -> Result<(), SetError> {
+        if self.ended.is_some() { Err(SetError::Ended) } else { self.context.check(name, value) }
+    }
+
     fn shared_name(&self, name: &str) -> Name {
         match self.base.as_ref().and_then(|record| record.attribute(name)) {
             Some(attribute) => Arc::clone(&attribute.name),
@@ -435,8 +599,8 @@ impl Session {
     }
 
     fn check_open(&self) -> Result<(), CommitError> {
-        if self.ended {
-            Err(CommitError::Removed)
+        if let Some(ended) = &self.ended {
+            Err(ended.clone())
         } else if self.context.replica().is_closed() {
             Err(CommitError::Stopped)
         } else {
@@ -444,12 +608,14 @@ impl Session {
         }
     }
 
-    /// How things stand, when there is nothing to commit.
-    fn unchanged(&self) -> Option<CommitReceipt> {
+    /// How things stand, when there is nothing to commit and nothing to wait for.
+    fn unchanged(&self, confirm: Confirm) -> Option<CommitReceipt> {
         let record = self.base.as_ref().filter(|_| !self.is_dirty())?;
         let standing = self.context.replica().with(|engine, _| engine.standing(self.id.as_bytes()));
         let nobody = || Committed { version: record.newest(), wanted: 0, confirmed: Vec::new() };
-        Some(standing.unwrap_or_else(nobody).into())
+        let receipt = CommitReceipt::from(standing.unwrap_or_else(nobody));
+        let enough = !matches!(confirm, Confirm::AtLeast(needed) if receipt.confirmed.len() < needed);
+        enough.then_some(receipt)
     }
 
     fn written(&self) -> Vec<(Name, Option<Bytes>)> {
@@ -458,7 +624,7 @@ impl Session {
 
     fn change_to_make(&self) -> Change {
         match &self.base {
-            None => Change::Create { lease: self.max_inactive(), attributes: self.written() },
+            None => Change::Create { lease: self.lease.unwrap_or(self.default_lease), attributes: self.written() },
             Some(read) => Change::Update { read: Arc::clone(read), lease: self.lease, attributes: self.written() },
         }
     }
@@ -469,14 +635,14 @@ impl Session {
         self.lease = None;
         if let Some(record) = record {
             // As everybody sees it: a session begins with its first commit.
-            self.created = time_of(created_millis(&record));
+            self.created = time_of(record.created_millis());
             self.base = Some(record);
         }
     }
 
     fn refused(&mut self, error: CommitError) -> CommitError {
         if matches!(error, CommitError::Removed | CommitError::Expired) {
-            self.end();
+            self.end(error.clone());
         }
         error
     }
@@ -492,8 +658,8 @@ impl Session {
         }
     }
 
-    fn end(&mut self) {
-        self.ended = true;
+    fn end(&mut self, how: CommitError) {
+        self.ended.get_or_insert(how);
         self.changes.clear();
         self.lease = None;
     }
@@ -518,82 +684,9 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A commit that is under way; its change is made. Wait for it, or `.await` it on any executor; dropping it changes nothing.
-#[must_use = "what becomes of the commit is lost with this"]
-pub struct Committing(Progress);
-
-enum Progress {
-    Known(Option<Result<CommitReceipt, CommitError>>),
-    Waiting(Pending<Result<Committed, CommitFault>>),
-}
-
-impl Committing {
-    pub(crate) fn known(outcome: Result<CommitReceipt, CommitError>) -> Self {
-        Self(Progress::Known(Some(outcome)))
-    }
-
-    pub(crate) fn waiting(outcome: Pending<Result<Committed, CommitFault>>) -> Self {
-        Self(Progress::Waiting(outcome))
-    }
-
-    /// Blocks until the outcome is known.
-    ///
-    /// # Errors
-    ///
-    /// As [`Session::commit`].
-    pub fn wait(self) -> Result<CommitReceipt, CommitError> {
-        match self.0 {
-            Progress::Known(known) => known.unwrap_or(Err(CommitError::Stopped)),
-            Progress::Waiting(waiting) => receipt(waiting.wait()),
-        }
-    }
-}
-
-impl Committing {
-    /// Blocks until the outcome is known or the time is over, and then gives the handle back.
-    ///
-    /// # Errors
-    ///
-    /// The handle itself when the time is over.
-    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<CommitReceipt, CommitError>, Self> {
-        match self.0 {
-            Progress::Waiting(waiting) => match waiting.wait_timeout(timeout) {
-                Ok(outcome) => Ok(receipt(outcome)),
-                Err(waiting) => Err(Self(Progress::Waiting(waiting))),
-            },
-            known => Ok(Self(known).wait()),
-        }
-    }
-}
-
-impl Future for Committing {
-    type Output = Result<CommitReceipt, CommitError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Progress::Known(known) => Poll::Ready(known.take().unwrap_or(Err(CommitError::Stopped))),
-            Progress::Waiting(waiting) => Pin::new(waiting).poll(cx).map(receipt),
-        }
-    }
-}
-
-impl fmt::Debug for Committing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Committing")
-    }
-}
-
-pub(crate) fn receipt(outcome: Option<Result<Committed, CommitFault>>) -> Result<CommitReceipt, CommitError> {
-    match outcome {
-        Some(Ok(committed)) => Ok(committed.into()),
-        Some(Err(fault)) => Err(fault.into()),
-        None => Err(CommitError::Stopped),
-    }
-}
-
-fn created_millis(record: &Record) -> u64 {
-    let moved = record.value(CREATED).and_then(|bytes| <[u8; 8]>::try_from(&**bytes).ok());
-    moved.map_or_else(|| record.birth.epoch_millis(), u64::from_be_bytes)
+/// What comes of ending a session that was never committed.
+fn nobody_knew() -> CommitReceipt {
+    Committed { version: Version::ZERO, wanted: 0, confirmed: Vec::new() }.into()
 }
 
 fn time_of(epoch_millis: u64) -> SystemTime {

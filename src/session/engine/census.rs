@@ -1,8 +1,11 @@
 //! What the shell asks about the state of a context.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::table::{Key, slot_of};
+use super::attributes::Attributes;
+use super::seen::Seen;
+use super::table::{Key, SlotId, slot_of};
 use super::{Committed, Engine, Record, Version};
 use crate::stack::Time;
 
@@ -29,6 +32,45 @@ impl Engine {
         self.at(now);
         let now = self.millis();
         self.table.get(key).map(|held| Duration::from_millis(held.idle(now)))
+    }
+
+    /// Notes an access to an entry, if it is here for certain; tells whether it is.
+    pub(crate) fn note_access(&mut self, now: Time, key: &[u8]) -> bool {
+        self.at(now);
+        let known = self.slots[usize::from(slot_of(key))].complete && !self.is_behind(key);
+        let here = known && self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue(held));
+        if here {
+            self.accessed(key);
+        }
+        here
+    }
+
+    /// Entries, dead ones included, and roughly what they take in memory, in bytes.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.table.len(), self.table.bytes())
+    }
+
+    /// How many of a slot's other holders have no bit: nobody keeps book of what they have confirmed.
+    pub(super) fn untracked(&self, slot: SlotId) -> usize {
+        let others = self.placement.holding(slot).filter(|member| **member != self.local).count();
+        others - self.others_mask(slot).count_ones() as usize
+    }
+
+    /// The entry as somebody knows it who has read it earlier and now written to it, while values of it are in the store only: with
+    /// those as they were read.
+    pub(crate) fn as_known(&self, key: &[u8], read: &Arc<Record>) -> Option<Arc<Record>> {
+        let held = self.table.get(key).filter(|held| held.is_alive())?;
+        let mut known = Arc::clone(read);
+        let mine = Arc::make_mut(&mut known);
+        if mine.birth != held.record.birth {
+            // Another incarnation, of which nothing was read.
+            *mine = Record { attributes: Attributes::default(), seen: Seen::default(), ..(*held.record).clone() };
+        }
+        mine.lease = held.record.lease;
+        // It does not claim to contain these writes: not all that their writers wrote before is in it.
+        let here = held.record.attributes.iter().filter(|attribute| !attribute.is_away());
+        here.for_each(|attribute| mine.put(attribute.clone()));
+        Some(known)
     }
 
     /// How many other members share the entries: those that leave are not counted.
@@ -74,7 +116,8 @@ impl Engine {
             .filter(|(at, member)| *at < 32 && held.copies >> at & 1 == 1 && **member != self.local)
             .map(|(_, member)| member.clone())
             .collect();
-        Some(Committed { version: held.record.newest(), wanted: self.wanted(), confirmed })
+        let wanted = self.wanted().saturating_sub(self.untracked(slot_of(key)));
+        Some(Committed { version: held.record.newest(), wanted, confirmed })
     }
 }
 

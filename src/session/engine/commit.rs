@@ -449,7 +449,7 @@ impl Engine {
     }
 
     pub(super) fn age(&self, record: &Record) -> Duration {
-        Duration::from_millis(self.now.epoch_millis.saturating_sub(record.birth.epoch_millis()))
+        Duration::from_millis(self.now.epoch_millis.saturating_sub(record.created_millis()))
     }
 
     pub(super) fn told_of_changes(&mut self, key: &[u8], attributes: &[Attribute], remote: bool) {

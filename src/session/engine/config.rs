@@ -11,6 +11,13 @@ pub(crate) enum Copies {
     Everywhere,
 }
 
+impl Copies {
+    /// An owner and so many backups; as many as can be are everywhere.
+    pub(crate) fn backups(count: usize) -> Self {
+        if count == usize::MAX { Self::Everywhere } else { Self::Backups(count) }
+    }
+}
+
 /// What goes to a store while the context runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Keeping {
@@ -64,7 +71,7 @@ pub(crate) struct Config {
     /// Caps on what others can make this member hold.
     pub(crate) max_entries: usize,
     pub(crate) max_bytes: usize,
-    /// Whether a swap that expects nothing makes an entry where there is none.
+    /// Whether a swap that expects nothing makes an entry where there is none, and one that writes nothing ends it.
     pub(crate) swap_creates: bool,
     /// Whether there is a store, and what goes to it.
     pub(crate) keeping: Option<Keeping>,

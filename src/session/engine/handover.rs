@@ -202,10 +202,10 @@ impl Engine {
         let wanted = self.wanted();
         let mut at_risk = Vec::new();
         for slot in 0..SLOTS {
-            let mask = self.others_mask(slot);
+            let (mask, untracked) = (self.others_mask(slot), self.untracked(slot));
             for (key, held) in self.table.slot(slot).iter().filter(|(_, held)| held.is_alive()) {
                 let copies = (held.copies & mask).count_ones() as usize;
-                if copies < wanted.min(32) {
+                if copies + untracked < wanted {
                     at_risk.push(key.clone());
                 }
             }

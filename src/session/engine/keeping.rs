@@ -401,7 +401,7 @@ impl Engine {
 impl Record {
     /// Whether there is anything to let go of.
     fn has_values(&self) -> bool {
-        self.attributes.iter().any(|attribute| attribute.value.as_ref().is_some_and(|value| !value.is_empty()))
+        self.attributes.iter().any(super::record::Attribute::can_go_away)
     }
 }
 

@@ -9,7 +9,7 @@
 //! | `table`, `placement` | what is here, and who holds what |
 //! | `peers` | who takes part, and in which phase |
 //! | `commit`, `delivery` | changes and their confirmations |
-//! | `receive` | what comes in |
+//! | `receive`, `renaming` | what comes in |
 //! | `fetch`, `swap` | entries of other members: reading, and writing on a condition |
 //! | `transfer` | how a member gets the slots that it has become a holder of |
 //! | `repair` | comparing digests, sending differences |
@@ -40,6 +40,7 @@ mod peers;
 mod placement;
 mod receive;
 mod record;
+mod renaming;
 mod repair;
 mod seen;
 #[cfg(test)]
@@ -71,7 +72,7 @@ pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
 pub(crate) use keeping::{Loaded, Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
-pub(crate) use record::{Attribute, Loss, Name, Record, hash_bytes};
+pub(crate) use record::{Attribute, CREATED, Loss, Name, Record, hash_bytes};
 #[cfg(test)]
 pub(crate) use repair::convergence_bound;
 pub(crate) use swap::SwapFault;

@@ -67,6 +67,7 @@ impl Engine {
 
     /// Takes in all entries, or none from the first on that cannot be: a rename brings the new entry before the old one's death.
     fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
+        let renames = self.renames_in(&entries);
         for entry in entries {
             if self.is_leaving() && self.table.get(&entry.key).is_none() {
                 // Whoever sent it has not heard that this member leaves, and would count on a copy that goes with it.
@@ -77,7 +78,7 @@ impl Engine {
             let shared = self.table.get(&key).is_some_and(|held| entry.base.as_ref() == Some(&held.record.seen));
             #[cfg(test)]
             let Some(entry) = self.spoiled(entry) else { return true };
-            match self.take(entry) {
+            match self.take_of(&renames, entry) {
                 Taken::Here { .. } => {}
                 #[cfg(test)]
                 Taken::BaseMissing if self.config.flaws.confirm_unmerged => return true,

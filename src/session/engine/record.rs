@@ -34,12 +34,20 @@ pub(crate) struct Attribute {
     pub(crate) value: Option<Bytes>,
 }
 
+/// The attribute that says when an entry was made that goes on under another key: milliseconds since 1970, in eight bytes.
+pub(crate) const CREATED: &str = "\0created";
+
 /// What a value that is in the store only points to, with no length. No value that came from elsewhere does, so that the two are told
 /// apart; and it is less than any other, so that a merge prefers each.
 static AWAY: [u8; 1] = [0];
 
 impl Attribute {
-    fn is_away(&self) -> bool {
+    /// Whether its value can be let go of while it is in the store. That of [`CREATED`] is wanted when the entry ends.
+    pub(super) fn can_go_away(&self) -> bool {
+        self.value.as_ref().is_some_and(|value| !value.is_empty()) && *self.name != *CREATED
+    }
+
+    pub(super) fn is_away(&self) -> bool {
         self.value.as_ref().is_some_and(|value| value.is_empty() && value.as_ptr() == AWAY.as_ptr())
     }
 }
@@ -147,6 +155,12 @@ impl Record {
 
     pub(crate) fn is_alive(&self) -> bool {
         self.death().is_none()
+    }
+
+    /// When this entry was made, under whatever key, in milliseconds since 1970.
+    pub(crate) fn created_millis(&self) -> u64 {
+        let moved = self.value(CREATED).and_then(|bytes| <[u8; 8]>::try_from(&**bytes).ok());
+        moved.map_or_else(|| self.birth.epoch_millis(), u64::from_be_bytes)
     }
 
     /// Whether a write to the incarnation with this birth is in here, or was ended.
@@ -282,9 +296,8 @@ impl Record {
 
     /// Lets go of the values, which are in the store.
     pub(crate) fn go_away(&mut self) {
-        for value in self.attributes.iter_mut().filter_map(|attribute| attribute.value.as_mut()).filter(|value| !value.is_empty())
-        {
-            *value = Bytes::from_static(&AWAY[..0]);
+        for attribute in self.attributes.iter_mut().filter(|attribute| attribute.can_go_away()) {
+            attribute.value = Some(Bytes::from_static(&AWAY[..0]));
         }
     }
 

@@ -104,7 +104,7 @@ impl Engine {
             if !complete {
                 return Err(SwapFault::Silent);
             }
-            if !(self.config.swap_creates && expected.is_zero()) {
+            if !(self.config.swap_creates && expected.is_zero() && value.is_some()) {
                 return Err(SwapFault::Absent);
             }
             let attributes = vec![(name, value)];
@@ -118,7 +118,12 @@ impl Engine {
         if current != expected {
             return Err(SwapFault::Conflict(current));
         }
-        let change = Change::Update { read: held.record.clone(), lease: None, attributes: vec![(name, value)] };
+        let change = if self.config.swap_creates && value.is_none() {
+            // As nothing makes an entry, nothing is what ends it.
+            Change::Remove { read: None }
+        } else {
+            Change::Update { read: held.record.clone(), lease: None, attributes: vec![(name, value)] }
+        };
         match self.commit_for(whom, key, change, want) {
             Ok(_) => Ok(()),
             Err(Refusal::Removed | Refusal::Expired) => Err(SwapFault::Absent),

@@ -14,6 +14,7 @@ use crate::channel::GroupChannel;
 use crate::session::engine::{Config, Copies};
 use crate::session::error::StartError;
 use crate::session::event::SessionEvent;
+use crate::session::lease::lease_of;
 use crate::session::outcome::Confirm;
 use crate::session::replica::Kept;
 use crate::session::store::Store;
@@ -24,6 +25,8 @@ pub struct ManagerBuilder<K> {
     settings: Settings,
     config: Config,
     confirm: Option<Confirm>,
+    /// What a commit waits for where all members hold all sessions, unless told otherwise.
+    everywhere: Confirm,
     listeners: Vec<Arc<Listener>>,
     store: Option<Arc<dyn Store>>,
     persistence: Persistence,
@@ -33,32 +36,41 @@ pub struct ManagerBuilder<K> {
 impl Manager<Backup> {
     /// A builder for the application of this name: a path like `/shop`, or whatever tells it from others.
     pub fn builder(name: impl Into<String>) -> ManagerBuilder<Backup> {
-        ManagerBuilder::new("BackupManager", name.into(), Copies::Backups(1))
+        ManagerBuilder::new("BackupManager", name.into(), Copies::Backups(1), Confirm::All)
     }
 }
 
 impl Manager<Delta> {
     /// A builder for the application of this name: a path like `/shop`, or whatever tells it from others.
     pub fn builder(name: impl Into<String>) -> ManagerBuilder<Delta> {
-        ManagerBuilder::new("DeltaManager", name.into(), Copies::Everywhere)
+        ManagerBuilder::new("DeltaManager", name.into(), Copies::Everywhere, Confirm::None)
     }
 }
 
 impl ManagerBuilder<Backup> {
     /// How many members hold each session besides its owner. Default 1; 0 keeps it on its owner alone. All members must have the
-    /// same number. Above the number of other members it means all of them.
+    /// same number. In a group that is too small for it all members hold all sessions, which are [at risk](Manager::at_risk) until
+    /// there are enough members. `usize::MAX` is [everywhere](Self::backups_everywhere).
     pub fn backups(mut self, backups: usize) -> Self {
-        self.config.copies = Copies::Backups(backups);
+        self.config.copies = Copies::backups(backups);
+        self
+    }
+
+    /// All members hold all sessions, however many they are: what a [`DeltaManager`](super::DeltaManager) does, but commits wait for all of
+    /// them unless told otherwise. A session is at risk while another member lacks it.
+    pub fn backups_everywhere(mut self) -> Self {
+        self.config.copies = Copies::Everywhere;
         self
     }
 }
 
 impl<K> ManagerBuilder<K> {
-    fn new(kind: &'static str, name: String, copies: Copies) -> Self {
+    fn new(kind: &'static str, name: String, copies: Copies, everywhere: Confirm) -> Self {
         Self {
             settings: Settings::new(kind, name),
             config: Config { copies, ..Config::default() },
             confirm: None,
+            everywhere,
             listeners: Vec::new(),
             store: None,
             persistence: Persistence::default(),
@@ -74,9 +86,17 @@ impl<K> ManagerBuilder<K> {
     }
 
     /// How long a session lives without an access, unless it [says otherwise](crate::session::Session::set_max_inactive). Default
-    /// 30 minutes; zero: for ever.
-    pub fn max_inactive(mut self, max_inactive: Duration) -> Self {
-        self.config.lease = max_inactive;
+    /// 30 minutes. `None`: for ever; zero, and what is less than a millisecond, becomes one millisecond.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tribes::session::BackupManager;
+    ///
+    /// let for_an_hour = BackupManager::builder("/shop").max_inactive(Duration::from_secs(3600));
+    /// let for_ever = BackupManager::builder("/shop").max_inactive(None);
+    /// ```
+    pub fn max_inactive(mut self, max_inactive: impl Into<Option<Duration>>) -> Self {
+        self.config.lease = lease_of(max_inactive.into());
         self
     }
 
@@ -218,10 +238,10 @@ impl<K> ManagerBuilder<K> {
     /// When the channel has one of this kind and name, or there is no thread for it; and when commits are to wait for
     /// [at least](Confirm::AtLeast) more members than have a copy.
     pub fn start(self, channel: &GroupChannel) -> Result<Manager<K>, StartError> {
-        let Self { mut settings, mut config, confirm, listeners, store, persistence, .. } = self;
+        let Self { mut settings, mut config, confirm, everywhere, listeners, store, persistence, .. } = self;
         settings.confirm = confirm.unwrap_or(match config.copies {
             Copies::Backups(backups) => Confirm::Copies(backups),
-            Copies::Everywhere => Confirm::None,
+            Copies::Everywhere => everywhere,
         });
         let kept = store.map(|store| {
             config.keeping = Some(persistence.keeping);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use super::builder::Notify;
 use super::statistics::Statistics;
 use crate::channel::{GroupChannel, Listeners, Subscription};
 use crate::clock;
-use crate::session::engine::{Change, Config, Copies, Event, Key, Name, What, hash_bytes};
-use crate::session::error::{CreateError, SetError, StartError};
+use crate::session::committing::{Committing, receipt};
+use crate::session::engine::{Change, Config, Copies, Event, Key, Name, Record, What, hash_bytes};
+use crate::session::error::{CommitError, CreateError, SetError, StartError};
 use crate::session::event::{RESERVED, SessionEvent};
 use crate::session::id::SessionId;
-use crate::session::outcome::Confirm;
+use crate::session::outcome::{CommitReceipt, Confirm};
 use crate::session::replica::{EventSink, Kept, Replica};
 use crate::session::session::Session;
 
@@ -60,6 +61,7 @@ pub(in crate::session) struct Context {
     settings: Settings,
     lease: Duration,
     copies: Copies,
+    draining: AtomicBool,
     sink: Arc<Sink>,
     names: Mutex<HashSet<Name>>,
     rejected: AtomicU64,
@@ -98,6 +100,7 @@ impl Context {
             settings,
             lease,
             copies,
+            draining: AtomicBool::new(false),
             sink,
             names: Mutex::default(),
             rejected: AtomicU64::new(0),
@@ -125,6 +128,9 @@ impl Context {
     pub(super) fn create(self: &Arc<Self>) -> Result<Session, CreateError> {
         if self.replica.is_closed() {
             return Err(CreateError::Stopped);
+        }
+        if self.draining.load(Ordering::Acquire) {
+            return Err(CreateError::Draining);
         }
         if let Some(limit) = self.settings.max_active
             && self.replica.with(|engine, _| engine.alive()) >= limit
@@ -187,7 +193,31 @@ impl Context {
         ids(self.replica.with(|engine, _| engine.at_risk()))
     }
 
+    pub(in crate::session) fn invalidate(&self, id: &SessionId, read: Option<Arc<Record>>) -> Result<CommitReceipt, CommitError> {
+        if self.replica.is_closed() {
+            return Err(CommitError::Stopped);
+        }
+        let (_, outcome) = self.replica.commit(id.as_bytes(), Change::Remove { read }, self.settings.confirm.want())?;
+        receipt(outcome)
+    }
+
+    pub(in crate::session) fn start_invalidate(&self, id: &SessionId, read: Option<Arc<Record>>) -> Committing {
+        if self.replica.is_closed() {
+            return Committing::known(Err(CommitError::Stopped));
+        }
+        let begun = self.replica.start_commit(id.as_bytes(), Change::Remove { read }, self.settings.confirm.want());
+        Committing::begun(begun.map(|begun| Committing::waiting(begun.outcome)).map_err(CommitError::from))
+    }
+
+    pub(in crate::session) fn touch(&self, id: &SessionId) {
+        if !self.replica.is_closed() && !self.replica.with(|engine, now| engine.note_access(now, id.as_bytes())) {
+            // Whoever has it tells, and it is accessed here then; nobody need wait for that.
+            drop(self.replica.read(id.as_bytes()));
+        }
+    }
+
     pub(super) fn drain(&self, deadline: Duration) -> Drained {
+        self.draining.store(true, Ordering::Release);
         let before = self.replica.with(|engine, _| engine.alive());
         let remaining = ids(self.replica.drain(deadline));
         Drained { moved: before.saturating_sub(remaining.len()), remaining }

@@ -19,10 +19,13 @@ pub use statistics::Statistics;
 
 pub(super) use self::context::Context;
 pub(crate) use self::context::context_hash;
+use super::committing::Committing;
 use super::engine::{FetchFault, Record};
-use super::error::{CreateError, GetError};
+use super::error::{CommitError, CreateError, GetError};
 use super::event::SessionEvent;
 use super::id::SessionId;
+use super::outcome::CommitReceipt;
+use super::ready::WhenReady;
 use super::replica::{Found, Pending, Read};
 use super::session::Session;
 use crate::channel::Subscription;
@@ -111,7 +114,7 @@ impl<K> Manager<K> {
     ///
     /// # Errors
     ///
-    /// When this member holds as many sessions as it may, or is stopped.
+    /// When this member holds as many sessions as it may, hands over what it has, or is stopped.
     pub fn create(&self) -> Result<Session, CreateError> {
         Context::create(&self.context)
     }
@@ -151,6 +154,42 @@ impl<K> Manager<K> {
         self.context.replica().wait_ready(timeout)
     }
 
+    /// As [`wait_ready`](Self::wait_ready), to be awaited on any executor; it comes true by
+    /// [`transfer_timeout`](ManagerBuilder::transfer_timeout) after the start, or false when the manager is stopped before.
+    ///
+    /// ```
+    /// # async fn serve(manager: tribes::session::DeltaManager) {
+    /// if manager.when_ready().await {
+    ///     // open the port
+    /// }
+    /// # }
+    /// ```
+    pub fn when_ready(&self) -> WhenReady {
+        WhenReady::new(self.context.replica().when_ready())
+    }
+
+    /// Ends a session by its id, as [`Session::invalidate`] does, without reading it first, so that it ends also while those who hold it do not
+    /// answer. Its end is remembered for an hour at least, even if there was no such session: of an id that a client has sent, ask
+    /// [`get`](Self::get) first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::commit`].
+    pub fn invalidate(&self, id: &SessionId) -> Result<CommitReceipt, CommitError> {
+        self.context.invalidate(id, None)
+    }
+
+    /// As [`invalidate`](Self::invalidate), but does not wait; see [`Session::start_commit`].
+    pub fn start_invalidate(&self, id: &SessionId) -> Committing {
+        self.context.start_invalidate(id, None)
+    }
+
+    /// Notes an access to a session, as [`get`](Self::get) would: for who keeps what it has read. Does not wait. Held here, it costs no
+    /// message, elsewhere one question to a holder; nothing happens where there is no such session.
+    pub fn touch(&self, id: &SessionId) {
+        self.context.touch(id);
+    }
+
     /// The ids of the sessions that this member holds, in no order.
     #[must_use]
     pub fn session_ids(&self) -> Vec<SessionId> {
@@ -164,9 +203,11 @@ impl<K> Manager<K> {
         self.context.at_risk()
     }
 
-    /// Hands over what only this member holds, and leaves the context: for an orderly end, as in a rolling restart. Takes no new sessions
-    /// from now on; requests should go elsewhere. Returns when all is handed over, or after `deadline`, or when there is no other member
-    /// to take them, and tells what could not be moved.
+    /// Hands over what only this member holds, and leaves the context: for an orderly end, as in a rolling restart. From now on
+    /// [`create`](Self::create) fails; sessions that are there are served until the end, but requests should go elsewhere. Returns when all is
+    /// handed over, or after `deadline`, or when there is no other member to take them, and tells what could not be moved.
+    ///
+    /// Blocks for all that time, and then as [`stop`](Self::stop) does: from a task, call it on a thread that may block.
     ///
     /// ```no_run
     /// # fn stop(manager: tribes::session::BackupManager, channel: tribes::GroupChannel) {
@@ -195,6 +236,9 @@ impl<K> Manager<K> {
 
     /// Leaves the context: the others hold its sessions among themselves from now on, and what is asked of this manager fails. What only
     /// this member holds is lost, unless there is a [store](ManagerBuilder::store); with [`expire_on_shutdown`](ManagerBuilder::expire_on_shutdown), all sessions are.
+    ///
+    /// Blocks until the manager's thread has ended, which is a matter of moments, and until everything is saved where there is a store. So
+    /// does dropping the last handle of a manager that is not stopped, be it a [`Session`] in a task: stop it before.
     pub fn stop(&self) {
         self.context.stop();
     }
@@ -249,6 +293,23 @@ impl Finding {
             State::Asking(answer) => fetched(answer.wait()),
         };
         Ok(found?.map(|found| Session::found(self.context, self.id, found)))
+    }
+
+    /// Blocks until it is known or the time is over, and then gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// The handle itself when the time is over.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Option<Session>, GetError>, Self> {
+        let Self { context, id, state } = self;
+        let known = match state {
+            State::Asking(answer) => match answer.wait_timeout(timeout) {
+                Ok(answer) => Some(fetched(answer)),
+                Err(answer) => return Err(Self { context, id, state: State::Asking(answer) }),
+            },
+            State::Known(known) => known,
+        };
+        Ok(Self { context, id, state: State::Known(known) }.wait())
     }
 }
 

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use crate::session::replica::Replica;
 
-/// What a manager has done since it started, and what there is on this member. Counters only grow.
+/// What a manager has done since it started, and what there is on this member.
+///
+/// What there is goes up and down: [`active`](Self::active), [`owned`](Self::owned), [`backup`](Self::backup), [`guests`](Self::guests),
+/// [`members`](Self::members), [`entries`](Self::entries), [`held_bytes`](Self::held_bytes), [`away`](Self::away) and
+/// [`oldest_difference`](Self::oldest_difference); and so does [`average_life`](Self::average_life). All else only grows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -18,6 +22,11 @@ pub struct Statistics {
     pub guests: usize,
     /// Other members that have this manager, and do not leave it.
     pub members: usize,
+    /// Sessions on this member and what it remembers of ended ones: what
+    /// [`max_entries`](super::ManagerBuilder::max_entries) limits.
+    pub entries: usize,
+    /// Roughly the bytes that these take in memory: what [`max_bytes`](super::ManagerBuilder::max_bytes) limits.
+    pub held_bytes: usize,
     /// Sessions created here.
     pub created: u64,
     /// Sessions invalidated here.
@@ -62,9 +71,9 @@ pub struct Statistics {
     pub oldest_difference: Duration,
     /// The furthest that the wall clock of another member was apart from this one's.
     pub clock_skew: Duration,
-    /// Sessions that ended, as seen here, wherever they did.
+    /// Sessions that ended, as seen here, wherever they did. One that goes on under another id has not ended.
     pub ended: u64,
-    /// How long the sessions lived that ended, on average.
+    /// How long the sessions lived that ended, on average, from their creation, under whatever ids.
     pub average_life: Duration,
     /// How long the longest of them lived.
     pub longest_life: Duration,
@@ -78,9 +87,9 @@ pub struct Statistics {
 
 impl Statistics {
     pub(crate) fn of(replica: &Replica) -> Self {
-        let (census, counters, members, clock_skew, difference, away) = replica.with(|engine, _| {
-            let members = engine.others();
-            (engine.census(), engine.counters(), members, engine.clock_skew(), engine.oldest_difference(), engine.away())
+        let (census, counters, members, clock_skew, difference, away, (entries, held_bytes)) = replica.with(|engine, _| {
+            let (members, difference) = (engine.others(), engine.oldest_difference());
+            (engine.census(), engine.counters(), members, engine.clock_skew(), difference, engine.away(), engine.held())
         });
         let lives = replica.lives();
         let average = lives.total.checked_div(u32::try_from(lives.ended).unwrap_or(u32::MAX)).unwrap_or_default();
@@ -90,6 +99,8 @@ impl Statistics {
             backup: census.copies,
             guests: census.guests,
             members,
+            entries,
+            held_bytes,
             created: counters.created,
             invalidated: counters.removed,
             expired: counters.expired,

@@ -39,20 +39,39 @@ impl super::Replica {
 
     /// Makes a change and sees to its replication, which others may wait for.
     pub(crate) fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
-        self.shared.start_commit(key, change, want)
+        self.shared.start_commit(key, key, change, want)
+    }
+
+    /// As [`start_commit`](Self::start_commit), of a change after which the entry is found under another key. It may have to read from the
+    /// store.
+    pub(crate) fn start_rename(&self, key: &[u8], to: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+        self.shared.start_commit(key, to, change, want)
     }
 }
 
 impl Shared {
-    fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
-        let loaded = self.load_for(key, &change)?;
+    fn start_commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+        let loaded = match &change {
+            // What goes on under another key takes all its values along.
+            Change::Rename { .. } => self.load_for(key, &change)?,
+            _ => None,
+        };
         let (record, outcome) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
                 }
+                let away = self.keeper.is_some() && state.engine.must_load(now, key, &change);
+                let read = match &change {
+                    Change::Update { read, .. } if away => Some(Arc::clone(read)),
+                    _ => None,
+                };
                 let commit = state.engine.commit(now, key, change, want)?;
-                let record = state.engine.peek(key).cloned();
+                let record = match read {
+                    // Whoever does not wait for others does not wait for a disk.
+                    Some(read) => state.engine.as_known(key, &read),
+                    None => state.engine.peek(then).cloned(),
+                };
                 let outcome = match commit {
                     Commit::Done(committed) => Pending::known(Ok(committed)),
                     Commit::Waiting(ticket) => {

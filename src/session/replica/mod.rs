@@ -117,6 +117,8 @@ enum Told {
     Swap(Promise<Result<Committed, SwapFault>>, Result<Committed, SwapFault>),
     /// The context was left before there was an answer.
     Nothing(#[expect(dead_code, reason = "dropping it tells")] Waiter),
+    /// This member is complete, or will not be: they have waited for that.
+    Readiness(Vec<Promise<bool>>, bool),
     /// This member serves without so many of its slots: to be logged, which may be the application's code.
     Incomplete(usize),
     /// This member is set up with another number of copies: to be logged.
@@ -138,6 +140,8 @@ struct Collected {
 struct Milestones {
     passed: Mutex<Passed>,
     changed: Condvar,
+    /// Whoever waits without blocking for this member to be complete.
+    readiness: Mutex<Vec<Promise<bool>>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -275,6 +279,11 @@ impl Replica {
     /// Waits until this member is complete; false when the time is over, or the context is left.
     pub(crate) fn wait_ready(&self, timeout: Duration) -> bool {
         self.shared.milestones.wait(timeout, |passed| passed.ready)
+    }
+
+    /// The same, without blocking.
+    pub(crate) fn when_ready(&self) -> Pending<bool> {
+        self.shared.milestones.when_ready()
     }
 
     /// Hands over what only this member holds, leaves the context, and tells what could not be handed over in time.
@@ -437,6 +446,7 @@ impl Shared {
                 Output::Forget(key) => self.keep(|keeper| keeper.forget(key)),
                 Output::Ready => {
                     self.milestones.pass(|passed| passed.ready = true);
+                    out.told.push(Told::Readiness(self.milestones.awaited(), true));
                     let missing = state.engine.slots_missing();
                     out.told.extend((missing > 0).then_some(Told::Incomplete(missing)));
                 }
@@ -461,6 +471,7 @@ impl Shared {
             Told::Commit(promise, result) => promise.settle(result),
             Told::Fetch(promise, result) => promise.settle(result),
             Told::Swap(promise, result) => promise.settle(result),
+            Told::Readiness(promises, ready) => promises.into_iter().for_each(|promise| promise.settle(ready)),
             Told::Nothing(_) => {}
             Told::CopiesDiffer(member) => log::warn!(
                 "{}: {member} keeps another number of copies; until all members are set up alike, entries may be on fewer than are wanted",
@@ -546,6 +557,7 @@ impl Shared {
         // Dropped promises tell.
         drop(waiters);
         self.milestones.pass(|passed| passed.closed = true);
+        self.tell(Told::Readiness(self.milestones.awaited(), false));
         self.timer.stop();
     }
 
@@ -594,6 +606,24 @@ impl Milestones {
             .wait_timeout_while(passed, timeout, |passed| !met(passed) && !passed.closed)
             .unwrap_or_else(PoisonError::into_inner);
         met(&passed)
+    }
+
+    fn when_ready(&self) -> Pending<bool> {
+        let passed = self.lock();
+        if passed.ready || passed.closed {
+            return Pending::known(passed.ready);
+        }
+        let (promise, ready) = pending();
+        // Under the lock: whoever passes the milestone now finds it.
+        let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+        readiness.retain(Promise::is_awaited);
+        readiness.push(promise);
+        ready
+    }
+
+    /// Those who wait for this member to be complete. They are told when no lock is held.
+    fn awaited(&self) -> Vec<Promise<bool>> {
+        std::mem::take(&mut self.readiness.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, Passed> {

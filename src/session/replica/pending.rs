@@ -33,6 +33,11 @@ pub(crate) fn pending<T>() -> (Promise<T>, Pending<T>) {
 }
 
 impl<T> Promise<T> {
+    /// Whether anybody is left to be told.
+    pub(crate) fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Tells. Wakes others, so no lock must be held.
     pub(crate) fn settle(self, value: T) {
         self.0.settle(Some(value));
