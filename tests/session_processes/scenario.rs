@@ -96,6 +96,11 @@ fn members_that_start_together_are_all_complete() {
         }
         let late = group.start_together([3, 4]);
         late.iter().for_each(Node::wait_ready);
+        if manager == DEFAULT {
+            // Its heartbeats are 0.5 s apart. Who does not hear of the others for 0.6 s, on a very busy machine, gets the state a moment later.
+            let all = ids.iter().cloned().collect();
+            late.iter().for_each(|node| node.poll("it has all", || (node.ids() == all).then_some(())));
+        }
         for node in nodes.iter().chain(&late) {
             for (number, id) in ids.iter().enumerate() {
                 assert_eq!(node.get(id, "number"), number.to_string(), "{manager}, read by {node:?}");
@@ -116,7 +121,9 @@ fn two_that_start_together_get_the_whole_state_of_a_third() {
     let ids: BTreeSet<_> = (0..200).map(|number| first.create(&format!("number={number}"))).collect();
     let both = group.start_together([1, 2]);
     both.iter().for_each(Node::wait_ready);
-    both.iter().for_each(|node| assert_eq!(node.ids(), ids, "{node:?}"));
+    // At once, as a rule. On a machine so busy that the first is not heard of for 0.6 s they take themselves for the first ones, and get the
+    // state from it when it is.
+    both.iter().for_each(|node| node.poll("it has all", || (node.ids() == ids).then_some(())));
     // Nor do they need it any more.
     first.kill();
     meet(&both.iter().collect::<Vec<_>>());
