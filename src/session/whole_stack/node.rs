@@ -185,7 +185,7 @@ impl Node {
                 }
                 Output::Drained => self.drained = true,
                 Output::Committed(..) | Output::Fetched(..) | Output::Swapped(..) => self.answered.push(output),
-                Output::Event(_) | Output::Ready | Output::CopiesDiffer(_) => {}
+                Output::Event(_) | Output::Ready => {}
             }
         }
     }
