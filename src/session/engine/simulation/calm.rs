@@ -46,11 +46,11 @@ impl World {
         if !self.is_answered() {
             return Err("something was not answered in time".into());
         }
-        self.proving = true;
         let (keys, up) = (self.pool(), self.up());
         if up.is_empty() {
             return Ok(());
         }
+        self.proving = true;
         for key in &keys {
             up.iter().try_for_each(|node| self.look_up(*node, key))?;
         }
@@ -68,7 +68,9 @@ impl World {
     }
 
     fn have_answers(&mut self, what: &str) -> Verdict {
-        self.run_until(self.now + ANSWERED)?;
+        // Who has no room for a change leaves whoever waits for it waiting.
+        let full = if self.plan.capped { self.plan.config.commit_timeout * 2 } else { Duration::ZERO };
+        self.run_until(self.now + ANSWERED.max(full))?;
         if self.is_answered() { Ok(()) } else { Err(format!("{what} are not answered though nothing is wrong")) }
     }
 
