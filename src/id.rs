@@ -1,6 +1,7 @@
 //! The 16-byte ids of members and messages.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A 16-byte id: of a member (new at every boot) or of a message (new at every send).
@@ -123,6 +124,28 @@ impl Capabilities {
     }
 }
 
+/// The id of a member of which only the address is known; see [`Member::is_placeholder`](crate::Member::is_placeholder). The same on
+/// every node, and without capabilities.
+#[must_use]
+pub fn placeholder_id(address: SocketAddr) -> UniqueId {
+    let host = match address.ip() {
+        IpAddr::V4(host) => host.to_ipv6_mapped(),
+        IpAddr::V6(host) => host,
+    };
+    let host = u128::from(host);
+    let seed = mix(u64::from(address.port()));
+    let low = mix(seed ^ mix(host as u64));
+    let high = mix(low ^ mix((host >> 64) as u64));
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&high.to_be_bytes());
+    id[8..].copy_from_slice(&low.to_be_bytes());
+    // A UUID of version 8 like our own, but without their marker: whoever has this id is not known to be one of ours.
+    id[0] = 0;
+    id[6] = 0x80 | (id[6] & 0x0f);
+    id[8] = 0x80 | (id[8] & 0x3f);
+    UniqueId(id)
+}
+
 /// Makes message ids: unique, cheap, and shaped as version-4 UUIDs as Tribes' own. Not secret: the key is random, the rest counts.
 #[derive(Debug)]
 pub(crate) struct MessageIds {
@@ -184,6 +207,17 @@ mod tests {
             assert_eq!((id.0[6] >> 4, id.0[8] >> 6), (4, 2));
             assert!(seen.insert(id), "{id} came twice");
         }
+    }
+
+    #[test]
+    fn a_placeholder_is_the_address_and_promises_nothing() {
+        let address = |host, port| SocketAddr::from(([10, 0, 0, host], port));
+        let mut ids: HashSet<_> = (0..=u8::MAX).map(|host| placeholder_id(address(host, 4000))).collect();
+        ids.insert(placeholder_id(address(1, 4001)));
+        assert_eq!(ids.len(), 257);
+        assert!(ids.iter().all(|id| id.capabilities() == Capabilities::NONE));
+        // Every node must derive the same one, also a node of another version.
+        assert_eq!(placeholder_id(address(1, 4000)).to_string(), "00721cc54a1f89168f32279428c0d7e2");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::id::{Capabilities, UniqueId};
+use crate::id::{Capabilities, UniqueId, placeholder_id};
 use crate::wire;
 
 /// One process of the group: where it listens, who it is, and what it tells about itself.
@@ -62,6 +62,15 @@ impl Member {
     /// When the operating system has no source of randomness.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
+        Self::bare(address, UniqueId::random())
+    }
+
+    /// Whoever is at this address.
+    pub(crate) fn placeholder(address: SocketAddr) -> Self {
+        Self::bare(address, placeholder_id(address))
+    }
+
+    fn bare(address: SocketAddr, id: UniqueId) -> Self {
         Self::from_fields(Fields {
             alive: 0,
             host: address.ip(),
@@ -70,7 +79,7 @@ impl Member {
             udp_port: None,
             command: Bytes::new(),
             domain: Bytes::new(),
-            id: UniqueId::random(),
+            id,
             payload: Bytes::new(),
         })
     }
@@ -139,6 +148,14 @@ impl Member {
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.id().capabilities()
+    }
+
+    /// Whether only the address of this member is known: its id is the address's
+    /// [placeholder](crate::membership::static_members::placeholder_id), and stands for whoever is there.
+    #[must_use]
+    pub fn is_placeholder(&self) -> bool {
+        // Nearly every other id is told apart by its first byte.
+        self.id().as_bytes()[0] == 0 && self.id() == placeholder_id(self.address())
     }
 
     /// The encoded Member package.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tribes::interceptors::{MessageDispatch, TcpFailureDetector, WhenFull};
 use tribes::membership::memory::Hub;
 use tribes::membership::static_members::StaticMembers;
-use tribes::stack::{Context, Departure, Event, Inbound, Interceptor, Outbound, Probe, ProbeRequest, StackBuilder};
+use tribes::stack::{Context, Departure, Event, Inbound, Interceptor, Outbound, Probe, ProbeRequest, StackBuilder, View};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 use tribes::transport::{LinkSink, ProbeDone, Sender};
 use tribes::{
@@ -39,16 +39,20 @@ fn messages(channel: &GroupChannel) -> (Receiver<Message>, Subscription) {
 
 /// Waits until `channel` sees exactly these members.
 fn wait_for_view(channel: &GroupChannel, expected: &[&GroupChannel]) {
+    let expected: HashSet<Member> = expected.iter().map(|other| other.local()).collect();
+    wait_until(channel, |view| view.iter().cloned().collect::<HashSet<_>>() == expected);
+}
+
+fn wait_until(channel: &GroupChannel, condition: impl Fn(&View) -> bool) {
     let (changed, changes) = mpsc::channel();
     let _subscription = channel.on_membership(move |_| {
         // The receiver is gone once the wait is over.
         let _ = changed.send(());
     });
-    let expected: HashSet<Member> = expected.iter().map(|other| other.local()).collect();
-    while channel.members().iter().cloned().collect::<HashSet<_>>() != expected {
+    while !condition(&channel.members()) {
         match changes.recv_timeout(DEADLINE) {
             Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => panic!("{channel:?} does not see {expected:?}"),
+            Err(RecvTimeoutError::Timeout) => panic!("{channel:?} does not see whom it should"),
             Err(RecvTimeoutError::Disconnected) => unreachable!("the subscription lives"),
         }
     }
@@ -239,6 +243,77 @@ fn the_death_of_a_member_is_noticed_though_nothing_was_ever_sent_and_nobody_list
     assert_eq!(next(), Event::Removed(member, Departure::Failed));
     let stats = channel.stats();
     assert_eq!((stats.sent, stats.sender.frames, stats.sender.failed, stats.sender.connected), (0, 0, 0, 1));
+}
+
+/// A member without discovery, bound to this address.
+fn listed(at: SocketAddr, membership: StaticMembers) -> ChannelBuilder {
+    let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind(at));
+    GroupChannel::builder().membership(membership).receiver(receiver)
+}
+
+#[test]
+fn members_of_a_static_list_learn_who_is_at_its_addresses() {
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let (told, events) = mpsc::channel();
+    let membership = StaticMembers::default();
+    let list = membership.handle();
+    let a = listed(any, membership).on_membership(move |event| drop(told.send(event.clone()))).start().expect("it starts");
+    let b = listed(any, StaticMembers::new([a.local().address()])).payload("b").start().expect("it starts");
+    let at = b.local().address();
+    list.add(at);
+    wait_for_view(&a, &[&b]);
+    wait_for_view(&b, &[&a]);
+    assert_eq!(a.members().by_address(at).expect("it is there").payload(), "b");
+    assert_eq!(list.members()[0], b.local());
+
+    b.set_payload("changed").expect("it fits");
+    b.send([a.local()], "look at me", SendOptions::SYNC_ACK).expect("delivered");
+    let changed = |event: &Event| matches!(event, Event::Updated(member) if member.payload() == "changed");
+    while !changed(&events.recv_timeout(DEADLINE).expect("the change is told")) {}
+
+    let old = b.local();
+    b.stop();
+    let b = listed(at, StaticMembers::new([a.local().address()])).start().expect("it starts again");
+    assert_eq!(b.local().address(), at);
+    assert_ne!(b.local(), old);
+    wait_for_view(&a, &[&b]);
+    wait_for_view(&b, &[&a]);
+    a.send_all("welcome back", SendOptions::SYNC_ACK).expect("delivered");
+}
+
+#[test]
+fn what_is_under_way_to_an_address_arrives_in_order_although_its_member_gets_a_name_meanwhile() {
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let (gate, numbers) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Vec::new())));
+    let (at_gate, noted) = (Arc::clone(&gate), Arc::clone(&numbers));
+    let b = listed(any, StaticMembers::default()).on_message(move |message| {
+        let mut numbers = noted.lock().expect("no panic");
+        numbers.push(String::from_utf8(message.bytes().to_vec()).expect("text"));
+        if numbers.len() == 1 {
+            drop(numbers);
+            at_gate.wait();
+            at_gate.wait();
+        }
+    });
+    let b = b.start().expect("it starts");
+    // Without a detector nothing but messages goes either way.
+    let a = listed(any, StaticMembers::new([b.local().address()])).stack(StackBuilder::new()).start().expect("it starts");
+    wait_until(&a, |view| !view.is_empty());
+    let placeholder = a.members().as_slice()[0].clone();
+    assert!(placeholder.is_placeholder());
+    let options = SendOptions::SYNC_ACK;
+    let mut sent: Vec<_> = (0..10).map(|number| a.send_with([placeholder.clone()], number.to_string(), options)).collect();
+    gate.wait();
+    b.send([a.local()], "it is me", options).expect("delivered");
+    wait_for_view(&a, &[&b]);
+    sent.extend((10..20).map(|number| a.send_with([b.local()], number.to_string(), options)));
+    gate.wait();
+    for sending in sent {
+        sending.wait().expect("delivered");
+    }
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+    assert_eq!(*numbers.lock().expect("no panic"), expected);
+    assert_eq!(a.stats().sender.connected, 1);
 }
 
 #[test]

@@ -248,6 +248,7 @@ fn how(departure: Departure) -> &'static str {
     match departure {
         Departure::Left => "left",
         Departure::Failed => "failed",
+        Departure::Identified => "identified",
         _ => "gone",
     }
 }

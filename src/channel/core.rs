@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use crate::member::Member;
 use crate::membership::{MemberHandler, Membership};
 use crate::message::{Body, Message};
 use crate::options::{Acknowledgement, SendOptions};
-use crate::stack::{Event, Gate, Inbound, Outbound, Output, Probe, Reply, Stack, Time, Urgency, View, pass_gates};
+use crate::stack::{Departure, Event, Gate, Inbound, Outbound, Output, Probe, Reply, Stack, Time, Urgency, View, pass_gates};
 use crate::transport::duplicates::{Admission, DuplicateLimits, Duplicates};
 use crate::transport::{MessageHandler, Receiver, Sender};
 use crate::wire::{Frame, channel_data, frame};
@@ -330,6 +330,19 @@ impl Core {
         });
     }
 
+    /// Tells the membership of senders that it has otherwise; false when it is busy, or not there yet. Waits for nobody: whoever holds
+    /// the membership may be waiting for the driver.
+    pub(super) fn tell_heard<'a>(&self, senders: impl Iterator<Item = &'a Member>) -> bool {
+        let mut membership = match self.membership.try_lock() {
+            Ok(membership) => membership,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let Some(membership) = &mut *membership else { return false };
+        senders.for_each(|sender| membership.heard(sender));
+        true
+    }
+
     pub(super) fn handle_timeout(&self) {
         self.lock_stack().armed = None;
         let time = now();
@@ -394,6 +407,8 @@ impl Core {
             Output::Event(event) => {
                 match &event {
                     Event::Added(member) => after.actions.push(Action::Connect(member.clone())),
+                    // What is under way to a placeholder arrives, whatever the name.
+                    Event::Removed(_, Departure::Identified) => {}
                     Event::Removed(member, _) => after.actions.push(Action::Disconnect(member.clone())),
                     _ => {}
                 }
@@ -489,7 +504,7 @@ impl MessageHandler for Core {
         self.delivery.counters.received.add(1);
         if let Some(msg) = self.admit(msg) {
             let time = now();
-            self.enter(Entrance::Receiver, None, |stack| stack.handle_receive(time, msg));
+            self.enter(Entrance::Receiver, None, |stack| self.receive(stack, time, msg));
         }
     }
 
@@ -497,7 +512,7 @@ impl MessageHandler for Core {
         self.delivery.counters.received.add(batch.len() as u64);
         let time = now();
         self.enter(Entrance::Receiver, None, |stack| {
-            batch.drain(..).filter_map(|msg| self.admit(msg)).for_each(|msg| stack.handle_receive(time, msg));
+            batch.drain(..).filter_map(|msg| self.admit(msg)).for_each(|msg| self.receive(stack, time, msg));
         });
     }
 
@@ -563,7 +578,15 @@ impl Core {
         self.delivery.counters.received.add(1);
         let time = now();
         let msg = Inbound::new(message, Reply::none());
-        self.enter(Entrance::Other, None, |stack| stack.handle_receive(time, msg));
+        self.enter(Entrance::Other, None, |stack| self.receive(stack, time, msg));
+    }
+
+    /// Runs with the stack locked.
+    fn receive(&self, stack: &mut Stack, time: Time, msg: Inbound) {
+        if stack.has_otherwise(msg.message.sender()) {
+            self.inbox.hear(msg.message.sender());
+        }
+        stack.handle_receive(time, msg);
     }
 
     fn drop_broadcast(&self) {

@@ -29,6 +29,7 @@ use crate::wire::frame;
 /// | it refuses the connection | gone if it refuses again 100 ms later, which gives a goodbye time to arrive, or is silent; hidden and probed as a newcomer if the membership below still has it |
 /// | it does not answer in time | gone if it is silent as well; a mere suspect is given a second probe |
 /// | another member is verified at its address | gone: it has restarted there under a new id |
+/// | whom a placeholder stands for is known | the placeholder stays until that member has answered |
 ///
 /// One probe per member is on its way at a time, 64 in all, and 4096 members are tracked; both are counted in [`DetectorStats`].
 ///
@@ -141,13 +142,18 @@ impl TcpFailureDetector {
         // Who answers at its address is somebody else, if somebody else is heard from there.
         let replaced = self.members.range(at(key.0)).any(|(other, tracked)| *other != key && !tracked.is_silent());
         let Some(tracked) = self.members.get_mut(&key) else { return };
-        match departure {
-            Departure::Failed if tracked.shown && !replaced => {
-                tracked.silent_since = Some(cx.now());
-                tracked.misses = 0;
-                tracked.probe_at(cx.now());
-            }
-            _ => self.forget(cx, key, departure),
+        let stays = match departure {
+            Departure::Failed => !replaced,
+            // Whom it stood for is not shown yet, and those above are not to see neither.
+            Departure::Identified => true,
+            Departure::Left => false,
+        };
+        if tracked.shown && stays {
+            tracked.silent_since = Some(cx.now());
+            tracked.misses = 0;
+            tracked.probe_at(cx.now());
+        } else {
+            self.forget(cx, key, departure);
         }
     }
 
@@ -183,7 +189,7 @@ impl TcpFailureDetector {
         tracked.misses += 1;
         if tracked.is_silent() || tracked.misses >= 2 {
             self.count(|stats| stats.found_dead += 1);
-            self.hide(cx, key);
+            self.hide(cx, key, Departure::Failed);
         } else {
             tracked.next_probe = Some(cx.now() + if refused { FAREWELL } else { Duration::ZERO });
         }
@@ -196,33 +202,40 @@ impl TcpFailureDetector {
         };
         // Two processes cannot listen at one address: whoever announced itself there earlier is gone, though its restarted self
         // answers the probes that are meant for it.
-        let earlier = self.members.range(at(key.0)).filter(|(_, other)| other.arrival < arrival).map(|(key, _)| *key);
-        for other in earlier.collect::<Vec<_>>() {
-            self.hide(cx, other);
-            if let Some(other) = self.members.get_mut(&other) {
-                other.superseded = true;
-                other.next_probe = None;
-            }
+        let earlier = self.members.range(at(key.0)).filter(|(_, other)| other.arrival < arrival);
+        let (placeholders, earlier): (Vec<_>, Vec<_>) = earlier.partition(|(_, other)| other.member.is_placeholder());
+        let [placeholders, earlier] =
+            [placeholders, earlier].map(|keys| keys.into_iter().map(|(key, _)| *key).collect::<Vec<_>>());
+        earlier.into_iter().for_each(|other| self.supersede(cx, other, Departure::Failed));
+        if let Some(tracked) = self.members.get_mut(&key) {
+            tracked.shown = true;
+            tracked.retry = RETRY;
+            tracked.rechecks = [].iter();
+            cx.emit(Event::Added(tracked.member.clone()));
         }
-        let Some(tracked) = self.members.get_mut(&key) else { return };
-        tracked.shown = true;
-        tracked.retry = RETRY;
-        tracked.rechecks = [].iter();
-        cx.emit(Event::Added(tracked.member.clone()));
+        placeholders.into_iter().for_each(|other| self.supersede(cx, other, Departure::Identified));
     }
 
-    /// The member is dead to those above. What the membership below still has is watched further.
-    fn hide(&mut self, cx: &mut Context<'_>, key: Key) {
+    fn supersede(&mut self, cx: &mut Context<'_>, key: Key, departure: Departure) {
+        self.hide(cx, key, departure);
+        if let Some(tracked) = self.members.get_mut(&key) {
+            tracked.superseded = true;
+            tracked.next_probe = None;
+        }
+    }
+
+    /// The member is gone to those above. What the membership below still has is watched further.
+    fn hide(&mut self, cx: &mut Context<'_>, key: Key, departure: Departure) {
         match self.members.get_mut(&key) {
             Some(tracked) if !tracked.is_silent() => {
                 if std::mem::take(&mut tracked.shown) {
-                    cx.emit(Event::Removed(tracked.member.clone(), Departure::Failed));
+                    cx.emit(Event::Removed(tracked.member.clone(), departure));
                 }
                 tracked.misses = 0;
                 tracked.retry = RETRY;
                 tracked.next_probe = Some(cx.now() + RETRY);
             }
-            _ => self.forget(cx, key, Departure::Failed),
+            _ => self.forget(cx, key, departure),
         }
     }
 

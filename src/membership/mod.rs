@@ -24,8 +24,8 @@ use crate::stack::{Departure, Event};
 
 /// Finds the members of the group and pushes what it learns into a [`MemberSink`].
 ///
-/// `announce` and `broadcast` are called while others wait to send: they must not block. A push into the sink may wait for the
-/// stack, so nothing that those two need may be locked during it.
+/// `announce` and `broadcast` are called while others wait to send, and `heard` while the timers do: they must not block. A push into
+/// the sink may wait for the stack, so nothing that those need may be locked during it; a push from within `heard` does not wait.
 pub trait Membership: Send {
     /// Starts to listen and, in [`Mode::Full`], to announce the local member. Returns when it does.
     ///
@@ -49,6 +49,14 @@ pub trait Membership: Send {
     fn broadcast(&mut self, _frame: Bytes) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    /// A message came from a sender that this membership knows differently: with another id at this address, or with another payload,
+    /// domain or port. For memberships that do not learn of members by themselves. Does nothing by default.
+    ///
+    /// The sender is not trusted: whoever can connect can claim to be any member. Called by the channel's timers' thread, a moment after
+    /// the message, but not for each message: of one address only the last sender is told, every 20 ms at most. A sender is not told
+    /// again before the next heartbeat if no event followed.
+    fn heard(&mut self, _sender: &Member) {}
 
     /// Says goodbye, if it has announced the member, closes everything and joins the threads; nothing is pushed afterwards.
     fn stop(&mut self);

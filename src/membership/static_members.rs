@@ -16,19 +16,29 @@
 //!
 //! # Ids
 //!
-//! The id of a process is new at every boot, so a list can hardly know it. A member that is given by its address alone gets a
-//! [placeholder](placeholder_id) that is derived from the address: the same on every node, and without capabilities. Messages go
-//! to its address and reach it; what it sends carries its real id, and so its sender is not *equal* to the member of the list.
-//! Compare addresses, or give whole [`Member`]s where the ids are fixed (Tribes: `StaticMember` with `uniqueId`).
+//! The id of a process is new at every boot, so a list can hardly know it. A member that is given by its address alone is a
+//! [placeholder](Member::is_placeholder) at first. Its id is derived from the address: it is the same on every node, and has no
+//! capabilities. Messages go to the address and reach whoever is there.
+//!
+//! Each message carries its sender. The first one from an address of the list, which may be the probe of a `TcpFailureDetector`, puts the
+//! real member in the place of the placeholder: the real member is added, with its capabilities, payload and domain, and the placeholder is
+//! removed as [`Identified`](Departure::Identified). The same happens when a member has restarted under its address and the new process
+//! sends its first message; the former member is then removed as [`Failed`](Departure::Failed). A member whose payload has changed is
+//! updated. The address on the list must be the one that the member announces: the one that it is bound to, or the one given to
+//! `ChannelBuilder::advertise`.
+//!
+//! Senders are not authenticated. Whoever can connect can claim to be at an address of the list, until the real member sends again, but at no
+//! other address. A member that is given whole, as a [`Member`] with its id (Tribes: `StaticMember` with `uniqueId`), stays as it was given,
+//! whatever is sent from its address.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inbox::{Inbox, Item};
 use super::{MemberSink, Membership, MembershipStats, Mode};
-use crate::id::{UniqueId, mix};
+pub use crate::id::placeholder_id;
 use crate::member::Member;
 use crate::stack::{Departure, Event};
 
@@ -42,14 +52,22 @@ pub struct StaticMembers {
 #[derive(Clone, Debug, Default)]
 pub struct StaticList(Arc<Mutex<State>>);
 
-/// A member of a list: a [`Member`], or an address, which gets a [placeholder id](placeholder_id).
+/// A member of a list: a [`Member`], or an address, where a [placeholder](placeholder_id) stands until it is known who is there.
 #[derive(Clone, Debug)]
 pub struct StaticMember(Member);
 
 #[derive(Debug, Default)]
 struct State {
-    members: BTreeMap<SocketAddr, Member>,
+    members: BTreeMap<SocketAddr, Listed>,
     running: Option<Running>,
+    conflicts: u64,
+}
+
+#[derive(Debug)]
+struct Listed {
+    member: Member,
+    /// Whether only its address was given.
+    by_address: bool,
 }
 
 #[derive(Debug)]
@@ -59,35 +77,13 @@ struct Running {
     inbox: Arc<Inbox>,
 }
 
-/// The id of a member of which only the address is known. Of two members at one address, the later one takes the place of the
-/// earlier.
-#[must_use]
-pub fn placeholder_id(address: SocketAddr) -> UniqueId {
-    let host = match address.ip() {
-        IpAddr::V4(host) => host.to_ipv6_mapped(),
-        IpAddr::V6(host) => host,
-    };
-    let host = u128::from(host);
-    let seed = mix(u64::from(address.port()));
-    let low = mix(seed ^ mix(host as u64));
-    let high = mix(low ^ mix((host >> 64) as u64));
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&high.to_be_bytes());
-    id[8..].copy_from_slice(&low.to_be_bytes());
-    // A UUID of version 8 like our own, but without their marker: whoever has this id is not known to be one of ours.
-    id[0] = 0;
-    id[6] = 0x80 | (id[6] & 0x0f);
-    id[8] = 0x80 | (id[8] & 0x3f);
-    UniqueId::from_bytes(id)
-}
-
 impl StaticMembers {
     /// A membership of these members.
     #[must_use]
     pub fn new(members: impl IntoIterator<Item = impl Into<StaticMember>>) -> Self {
-        let members = members.into_iter().map(|member| member.into().0);
-        let members = members.map(|member| (member.address(), member)).collect();
-        Self { list: StaticList(Arc::new(Mutex::new(State { members, running: None }))) }
+        let membership = Self::default();
+        membership.list.change(|state| members.into_iter().for_each(|member| state.list(member.into().0)));
+        membership
     }
 
     /// A handle to change the list, also while the membership runs.
@@ -98,13 +94,11 @@ impl StaticMembers {
 }
 
 impl StaticList {
-    /// Puts a member on the list, in the place of the one at the same address. The members are told before this returns, or by
-    /// the thread that is telling something else.
+    /// Puts a member on the list, in the place of the one at the same address. An address that is there already changes nothing.
+    /// The members are told before this returns, or by the thread that is telling something else.
     pub fn add(&self, member: impl Into<StaticMember>) {
         let StaticMember(member) = member.into();
-        self.change(|state| {
-            state.members.insert(member.address(), member);
-        });
+        self.change(|state| state.list(member));
     }
 
     /// Takes the member at this address off the list: it has left. Tells whether it was there.
@@ -114,10 +108,10 @@ impl StaticList {
         removed
     }
 
-    /// The members on the list, by address; the local one too, if it is there.
+    /// The members on the list, by address, as far as it is known who they are; the local one too, if it is there.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
-        self.lock().members.values().cloned().collect()
+        self.lock().members.values().map(|listed| listed.member.clone()).collect()
     }
 
     /// Makes a change and tells what it changed, outside the lock.
@@ -137,16 +131,45 @@ impl StaticList {
 }
 
 impl State {
+    fn list(&mut self, member: Member) {
+        let (address, by_address) = (member.address(), member.is_placeholder());
+        if by_address && self.members.get(&address).is_some_and(|listed| listed.by_address) {
+            // It may be known by now who that is.
+            return;
+        }
+        self.members.insert(address, Listed { member, by_address });
+    }
+
+    /// A sender says who is at its address.
+    fn identify(&mut self, sender: &Member) {
+        let Some(local) = self.running.as_ref().map(|running| &running.local) else { return };
+        let listed = self.members.get(&sender.address()).is_some_and(|listed| listed.by_address);
+        if !listed || sender.address() == local.address() || sender.is_placeholder() || sender.is_leaving() {
+            return;
+        }
+        let mut others = self.members.values().filter(|listed| listed.member.address() != sender.address());
+        if sender.id() == local.id() || others.any(|listed| listed.member.id() == sender.id()) {
+            // One process has one address.
+            self.conflicts += 1;
+            return;
+        }
+        self.members.insert(sender.address(), Listed { member: sender.clone(), by_address: true });
+    }
+
     /// Queues what differs between the list and what was told.
     fn reconcile(&mut self) -> Option<Arc<Inbox>> {
         let running = self.running.as_mut()?;
         let (local, mut told) = (&running.local, std::mem::take(&mut running.told));
-        let others = self.members.values();
+        let others = self.members.values().map(|listed| &listed.member);
         for member in others.filter(|member| member.address() != local.address() && member.id() != local.id()) {
             let old = told.remove(&member.address());
             let changes = match old {
                 Some(old) if old.same_value(member) => [None, None],
                 Some(old) if old == *member => [None, Some(Event::Updated(member.clone()))],
+                // For a moment both are there: nobody is to see neither.
+                Some(old) if old.is_placeholder() => {
+                    [Some(Event::Added(member.clone())), Some(Event::Removed(old, Departure::Identified))]
+                }
                 // Another id at the same address is another process: the old one must be gone.
                 Some(old) => [Some(Event::Removed(old, Departure::Failed)), Some(Event::Added(member.clone()))],
                 None => [None, Some(Event::Added(member.clone()))],
@@ -170,7 +193,7 @@ impl Membership for StaticMembers {
         Ok(())
     }
 
-    /// Tells nobody: the others have their own lists.
+    /// Tells nobody: the others have their own lists, and learn of the change with the next message.
     fn announce(&mut self, local: &Member) -> io::Result<()> {
         self.list.change(|state| {
             if let Some(running) = &mut state.running {
@@ -180,6 +203,10 @@ impl Membership for StaticMembers {
         Ok(())
     }
 
+    fn heard(&mut self, sender: &Member) {
+        self.list.change(|state| state.identify(sender));
+    }
+
     fn stop(&mut self) {
         let Some(running) = self.list.lock().running.take() else { return };
         running.inbox.close();
@@ -187,8 +214,9 @@ impl Membership for StaticMembers {
     }
 
     fn stats(&self) -> MembershipStats {
-        let members = self.list.lock().running.as_ref().map_or(0, |running| running.told.len());
-        MembershipStats { members, ..MembershipStats::default() }
+        let state = self.list.lock();
+        let members = state.running.as_ref().map_or(0, |running| running.told.len());
+        MembershipStats { members, conflicts: state.conflicts, ..MembershipStats::default() }
     }
 }
 
@@ -206,14 +234,14 @@ impl From<Member> for StaticMember {
 
 impl From<SocketAddr> for StaticMember {
     fn from(address: SocketAddr) -> Self {
-        Self(Member::new(address).with_id(placeholder_id(address)))
+        Self(Member::placeholder(address))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Capabilities;
+    use crate::id::{Capabilities, UniqueId};
     use crate::membership::MemberHandler;
 
     #[derive(Default)]
@@ -255,7 +283,7 @@ mod tests {
 
         let real = Member::new(address(1));
         list.add(real.clone());
-        assert_eq!(told(), [Event::Removed(placeholder, Departure::Failed), Event::Added(real.clone())]);
+        assert_eq!(told(), [Event::Added(real.clone()), Event::Removed(placeholder, Departure::Identified)]);
         list.add(real.clone());
         assert_eq!(told(), []);
         let changed = real.with_payload("p");
@@ -280,17 +308,68 @@ mod tests {
         let [one, two] = [1, 2].map(|host| StaticMember::from(address(host)).0);
         assert_eq!(told(), [Event::Added(one), Event::Removed(two, Departure::Left)]);
     }
+    fn process(host: u8) -> Member {
+        Member::new(address(host)).with_id(UniqueId::for_member(Capabilities::ALL))
+    }
 
     #[test]
-    fn a_placeholder_is_the_address_and_promises_nothing() {
-        let mut ids: Vec<_> = (0..=u8::MAX).map(|host| placeholder_id(address(host))).collect();
-        ids.push(placeholder_id(([10, 0, 0, 1], 4001).into()));
-        ids.sort();
-        ids.dedup();
-        assert_eq!(ids.len(), 257);
-        assert_eq!(placeholder_id(address(1)), placeholder_id(address(1)));
-        assert!(ids.iter().all(|id| id.capabilities() == Capabilities::NONE));
-        // Every node must derive the same one, also a node of another version.
-        assert_eq!(placeholder_id(address(1)).to_string(), "00721cc54a1f89168f32279428c0d7e2");
+    fn who_is_heard_takes_the_place_of_its_placeholder() {
+        let mut membership = StaticMembers::new([address(1), address(2)]);
+        let list = membership.handle();
+        let told = start(&mut membership, &process(9));
+        let placeholder = told().remove(0).member().clone();
+        assert!(placeholder.is_placeholder());
+
+        let real = process(1).with_payload("p");
+        membership.heard(&real);
+        assert_eq!(told(), [Event::Added(real.clone()), Event::Removed(placeholder, Departure::Identified)]);
+        assert!(list.members()[0].same_value(&real));
+        membership.heard(&real);
+        list.add(address(1));
+        assert_eq!(told(), [], "nothing new");
+        let changed = real.with_payload("q");
+        membership.heard(&changed);
+        assert_eq!(told(), [Event::Updated(changed)]);
+        assert!(list.members()[0].payload() == "q");
+
+        let restarted = process(1);
+        membership.heard(&restarted);
+        assert_eq!(told(), [Event::Removed(real, Departure::Failed), Event::Added(restarted.clone())]);
+        assert!(list.remove(address(1)));
+        assert_eq!(told(), [Event::Removed(restarted.clone(), Departure::Left)]);
+        membership.heard(&restarted);
+        assert_eq!((told(), membership.stats().members), (vec![], 1), "it is on the list no more");
+    }
+
+    #[test]
+    fn whom_the_list_knows_otherwise_is_not_believed() {
+        let fixed = process(1);
+        let mut membership = StaticMembers::default();
+        let list = membership.handle();
+        list.add(fixed.clone());
+        (2..5).for_each(|host| list.add(address(host)));
+        let local = process(4);
+        let told = start(&mut membership, &local);
+        told();
+        let second = process(2);
+        membership.heard(&second);
+        told();
+        for (forged, why) in [
+            (process(1), "a whole member stays what it is"),
+            (fixed.with_payload("forged"), "in all that was given"),
+            (process(7), "nobody is there who is not listed"),
+            (Member::placeholder(address(3)), "this one says nothing"),
+            (process(3).leaving(), "nor does one that is about to go"),
+            (local.with_address(address(3)), "this member is where it is"),
+            (second.with_address(address(3)), "and so is the other"),
+            (process(4), "and nobody else"),
+        ] {
+            membership.heard(&forged);
+            assert_eq!(told(), [], "{why}");
+        }
+        assert_eq!(membership.stats().conflicts, 2);
+        let third = process(3);
+        membership.heard(&third);
+        assert_eq!(told()[0], Event::Added(third));
     }
 }

@@ -158,4 +158,6 @@ pub enum Departure {
     Left,
     /// It was silent longer than the drop time, or a failure detector found it dead.
     Failed,
+    /// It was a [placeholder](Member::is_placeholder), and whom it stood for is there by its own name.
+    Identified,
 }

@@ -192,6 +192,16 @@ impl Stack {
         &self.top
     }
 
+    /// Whether the membership has a sender otherwise: somebody else at its address, or the same with other things to tell.
+    pub(crate) fn has_otherwise(&self, sender: &Member) -> bool {
+        // Nearly every sender is one that the application sees.
+        if self.top.shows(sender) {
+            return false;
+        }
+        let told = self.layers.last().map_or(&self.top, |layer| &layer.view);
+        told.by_address(sender.address()).is_some() && !told.shows(sender)
+    }
+
     /// The names of the layers, from the top.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.layers.iter().map(|layer| layer.interceptor.name())

@@ -51,7 +51,13 @@ impl View {
     /// The member at this TCP address.
     #[must_use]
     pub fn by_address(&self, address: SocketAddr) -> Option<&Member> {
-        self.0.iter().find(|member| member.address() == address)
+        let at = self.0.partition_point(|member| member.address() < address);
+        self.0.get(at).filter(|member| member.address() == address)
+    }
+
+    /// Whether this very member is there, and as it is.
+    pub(crate) fn shows(&self, member: &Member) -> bool {
+        self.position(member).is_ok_and(|at| self.0[at].same_value(member))
     }
 
     /// Follows an event; tells whether anything changed.

@@ -94,7 +94,8 @@ pub trait Sender: Send + Sync {
     /// nothing. Does not block.
     fn connect(&self, _peer: &Member) {}
 
-    /// A member is gone: its connection closes; what is queued to it fails.
+    /// A member is gone: its connection closes; what is queued to it fails. Not called for a
+    /// [placeholder](Member::is_placeholder) when whom it stood for is known: what is under way there arrives.
     fn disconnect(&self, peer: &Member);
 
     /// The periodic heartbeat of the channel: a chance to close what has been idle.

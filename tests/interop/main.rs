@@ -7,13 +7,18 @@
 
 mod node;
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tribes::GroupChannel;
+use tribes::membership::static_members::StaticMembers;
+use tribes::session::BackupManager;
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 
 use node::Kind::{Java, Rust};
-use node::{Network, Node, Received, blast_body};
+use node::{DEADLINE, Network, Node, Received, blast_body};
 
 /// What a send can ask for: nothing, received, handled by the listeners; each also queued.
 const OPTIONS: [u32; 6] = [0, 2, 6, 8, 10, 14];
@@ -123,6 +128,42 @@ fn messages_of_every_option_and_size_arrive_whole() {
     let mark = java.mark();
     assert_eq!(isolated.send("send 6 by a static member")["event"], "sent");
     java.wait_from(mark, |event| event["text"] == "by a static member");
+}
+
+#[test]
+fn tribes_nodes_at_listed_addresses_are_greeted_and_take_no_part_in_sessions() {
+    let Some(_turn) = turn() else { return };
+    let net = Network::new();
+    let membership = StaticMembers::default();
+    let list = membership.handle();
+    let receiver = TcpReceiver::new(TcpReceiverConfig::default().bind("127.0.0.1:0".parse().expect("an address")));
+    let channel = GroupChannel::builder().membership(membership).receiver(receiver).start().expect("it starts");
+    let shown = |node: &Node| {
+        let port = node.port();
+        channel.members().iter().find(|member| port == member.address().port()).cloned()
+    };
+    // This one does not know us, and has nothing to say.
+    let silent = net.start(Java, &[]);
+    list.add(silent.address().parse::<SocketAddr>().expect("an address"));
+    silent.poll(|node| shown(node));
+    let manager = BackupManager::builder("/shop").start(&channel).expect("it starts");
+    silent.wait_from(0, is("message"));
+    assert!(manager.wait_ready(DEADLINE), "what does not answer is not waited for long");
+    let mut session = manager.create().expect("room");
+    assert_eq!(session.commit().expect("alone, all the same").confirmed, []);
+    assert!(shown(&silent).is_some_and(|member| member.is_placeholder()));
+
+    // This one has us on its own list.
+    let us = channel.local().address();
+    let known = net.start(Java, &["--member", &format!("{us}:{}", channel.local().id())]);
+    list.add(known.address().parse::<SocketAddr>().expect("an address"));
+    known.poll(|node| {
+        node.send(&format!("to {us} 6 it is me"));
+        shown(node).filter(|member| member.id().to_string() == node.id())
+    });
+    session.set("cart", "full").expect("allowed");
+    assert_eq!(session.commit().expect("still alone").confirmed, []);
+    assert_eq!(manager.statistics().members, 0);
 }
 
 #[test]

@@ -395,7 +395,7 @@ fn read(reader: &Node, wanted: &Values) -> Values {
     let ids: Vec<_> = ids.into_iter().collect();
     let mut found = Values::new();
     // Not too many for the time that one answer may take.
-    for some in ids.chunks(200) {
+    for some in ids.chunks(50) {
         let all = reader.ask(&format!("read {}", some.join(" ")));
         for session in all.split(' ').filter(|session| !session.is_empty()) {
             let (id, attributes) = session.split_once(':').unwrap_or_else(|| panic!("{reader:?} reads {all}"));

@@ -8,7 +8,7 @@ use crate::node::{Group, Node};
 /// Threads that write, in each member.
 const THREADS: usize = 8;
 /// Milliseconds between two requests of a thread, in a rolling restart: it lasts.
-const REST: u32 = 50;
+const REST: u32 = 100;
 /// Far above what it takes: a loaded machine is no bug.
 const DRAIN: &str = "drain 35000";
 /// About so many sessions are alive: each member reads them all after each kill.

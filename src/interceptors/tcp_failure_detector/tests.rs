@@ -231,6 +231,47 @@ fn a_restarted_member_replaces_its_former_self() {
 }
 
 #[test]
+fn a_placeholder_is_shown_until_whom_it_stands_for_has_answered() {
+    for told_first in [true, false] {
+        let mut rig = Rig::new();
+        let real = member(1);
+        let placeholder = Member::placeholder(real.address());
+        rig.event(Event::Added(placeholder.clone()));
+        rig.answer(&placeholder, Probe::Alive);
+        rig.events();
+        rig.event(Event::Added(real.clone()));
+        if told_first {
+            rig.event(Event::Removed(placeholder.clone(), Departure::Identified));
+            assert_eq!(rig.shown(), std::slice::from_ref(&placeholder), "better than nobody");
+        }
+        rig.answer(&real, Probe::Alive);
+        let swapped = [Event::Added(real.clone()), Event::Removed(placeholder.clone(), Departure::Identified)];
+        assert_eq!(rig.events(), swapped, "and never neither");
+        if !told_first {
+            rig.event(Event::Removed(placeholder, Departure::Identified));
+        }
+        rig.probes();
+        rig.pass(Duration::from_secs(60));
+        assert_eq!((rig.events(), rig.probes(), rig.shown()), (vec![], vec![], vec![real]));
+    }
+}
+
+#[test]
+fn a_placeholder_goes_when_nobody_answers_there_though_somebody_has_been_heard() {
+    let mut rig = Rig::new();
+    let real = member(1);
+    let placeholder = Member::placeholder(real.address());
+    rig.event(Event::Added(placeholder.clone()));
+    rig.answer(&placeholder, Probe::Alive);
+    rig.events();
+    rig.event(Event::Added(real.clone()));
+    rig.event(Event::Removed(placeholder.clone(), Departure::Identified));
+    rig.answer(&real, Probe::Refused);
+    rig.answer(&placeholder, Probe::Refused);
+    assert_eq!(rig.events(), [Event::Removed(placeholder, Departure::Failed)]);
+}
+
+#[test]
 fn the_later_of_two_at_one_address_wins_whichever_answers_first() {
     let mut rig = Rig::new();
     let old = member(1);

@@ -12,7 +12,7 @@ use super::keeping::Parked;
 use super::message::{Entry, SwapOutcome, Want};
 use super::record::{Attribute, Death, Ends, Lease, Name, Record};
 use super::seen::Seen;
-use super::table::{Held, Key, slot_of};
+use super::table::{Held, Key, slot_of, weight};
 use super::version::Version;
 use super::{Copies, Engine, Output, SwapFault, Ticket, What};
 use crate::id::UniqueId;
@@ -235,7 +235,7 @@ impl Engine {
     ) -> Result<(Version, Vec<Entry>), Refusal> {
         let known = self.table.get(key).map(|held| Arc::clone(&held.record));
         let existed = known.as_ref().is_some_and(|record| record.is_alive());
-        self.admit(known.as_deref(), true, &attributes)?;
+        self.admit(key, known.as_deref(), true, &attributes)?;
         let version = self.tick(self.latest(key));
         let mut record = Record::born(version, millis_of(lease));
         record.attributes = written(version, attributes);
@@ -256,7 +256,7 @@ impl Engine {
         attributes: Vec<(Name, Option<Bytes>)>,
     ) -> Result<(Version, Vec<Entry>), Refusal> {
         let before = self.base(key, read)?;
-        self.admit(Some(&before), false, &attributes)?;
+        self.admit(key, Some(&before), false, &attributes)?;
         let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
@@ -294,7 +294,7 @@ impl Engine {
             return Err(Refusal::Unavailable);
         }
         let before = self.base(key, read)?;
-        self.admit(Some(&before), false, &attributes)?;
+        self.admit(key, Some(&before), false, &attributes)?;
         let version = self.tick(self.latest(key).max(self.latest(&to)));
         // What was removed under the old key, earlier, is not what the new one was.
         let mut record = Record { birth: version, touched: version.time, end: Ends::default(), ..(*before).clone() };
@@ -392,27 +392,36 @@ impl Engine {
     }
 
     /// Whether an entry may become what a change makes of it. What does not make it larger, it always may.
-    fn admit(&mut self, before: Option<&Record>, anew: bool, attributes: &[(Name, Option<Bytes>)]) -> Result<(), Refusal> {
+    fn admit(
+        &mut self,
+        key: &[u8],
+        before: Option<&Record>,
+        anew: bool,
+        attributes: &[(Name, Option<Bytes>)],
+    ) -> Result<(), Refusal> {
         let size = |value: Option<&Bytes>| value.map_or(0, Bytes::len);
         let old = before.filter(|_| !anew);
-        let (mut names, mut more, mut less) = (0, 0, 0);
+        let (mut names, mut text, mut more, mut less) = (0, 0, 0, 0);
         for (name, value) in attributes {
             match old.and_then(|record| record.attribute(name)) {
                 Some(attribute) => less += size(attribute.value.as_ref()),
-                None => (names, more) = (names + 1, more + name.len()),
+                None => (names, text) = (names + 1, text + name.len()),
             }
             more += size(value.as_ref());
         }
         let known = old.map_or(0, |record| record.attributes.len());
         let bytes = |record: &Record| record.attributes.iter().map(|a| a.name.len() + size(a.value.as_ref())).sum::<usize>();
         let too_large = names > 0 && known + names > MAX_ATTRIBUTES
-            || more > less && old.map_or(0, bytes) + more - less > MAX_ENTRY
+            || text + more > less && old.map_or(0, bytes) + text + more - less > MAX_ENTRY
             || attributes.iter().any(|(name, _)| name.len() > u16::MAX.into());
         if too_large {
             return Err(Refusal::TooLarge);
         }
+        more += names * size_of::<Attribute>();
         if anew {
-            less += before.map_or(0, bytes);
+            // All that is there goes; where nothing is, an entry comes.
+            more += before.map_or_else(|| weight(key, &Record::default()), |_| size_of::<Record>());
+            less += before.map_or(0, Record::size);
         }
         if before.is_none() && self.is_full() || self.has_no_room_for(more, less) {
             self.counters.refused += 1;
@@ -430,7 +439,7 @@ impl Engine {
         self.table.len() >= self.config.max_entries || self.table.bytes() >= self.config.max_bytes
     }
 
-    /// Whether an entry must not grow, for so many bytes that come and so many that go.
+    /// Whether entries must not grow, for so many bytes that come and so many that go.
     pub(super) fn has_no_room_for(&self, more: usize, less: usize) -> bool {
         #[cfg(test)]
         if self.config.flaws.no_cap {

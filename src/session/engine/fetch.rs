@@ -216,12 +216,18 @@ impl Engine {
         if self.is_here_but_away(&fetch.key) {
             return self.answer_from_store(ticket, &fetch.key);
         }
+        let mut unkept = None;
         if let Some(best) = fetch.best.filter(|_| self.is_behind(&fetch.key)) {
-            self.take(best);
+            let (record, expired) = (Arc::clone(&best.record), is_expired(&best));
+            let full = self.take(best) == Taken::Full;
+            unkept = (full && !expired && self.table.get(&fetch.key).is_none()).then_some(record);
             self.handover_soon();
         }
-        let found = self.found_here(&fetch.key);
-        let behind = self.is_behind(&fetch.key);
+        let behind = match &unkept {
+            Some(record) => self.lacks_written(&fetch.key, record),
+            None => self.is_behind(&fetch.key),
+        };
+        let found = unkept.filter(|record| record.is_alive()).or_else(|| self.found_here(&fetch.key));
         let result = if (found.is_none() || behind) && !fetch.silent.is_empty() {
             Err(FetchFault { silent: fetch.silent })
         } else {
@@ -268,12 +274,11 @@ impl Engine {
             Found::Entry(entry) if entry.key == key => {
                 let fingerprint = entry.record.fingerprint();
                 let fresh = self.table.get(&key).is_none();
-                let (record, idle) = (Arc::clone(&entry.record), entry.idle);
-                // A copy to look at, where there was none: nothing has happened to the entry.
+                let came = Entry::clone(&entry);
+                // A copy to look at: nothing has happened to the entry.
                 let taken = if fresh { self.take_unnoticed(*entry) } else { self.take(*entry) };
                 // The answer is one even if there is no room to keep it.
-                let expired = record.lease.millis > 0 && idle >= record.lease.millis;
-                let unplaced = (taken == Taken::Full && fresh && record.is_alive() && !expired).then_some(record);
+                let unkept = (fresh && taken == Taken::Full && !is_expired(&came)).then_some(came);
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.
@@ -296,6 +301,7 @@ impl Engine {
                 self.handover_soon();
                 // What is here may be let go of before all have answered.
                 let here = if self.is_away(&key) { None } else { self.whole(&key) };
+                let here = here.or_else(|| unkept.clone());
                 let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
                 match (&mut fetch.best, here) {
@@ -309,7 +315,11 @@ impl Engine {
                 let fetch = &*fetch;
                 let holds = |member: &Member| self.placement.rank(slot, member).is_some();
                 let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);
-                if early || self.is_behind(&key) {
+                let behind = match &unkept {
+                    Some(entry) => self.lacks_written(&key, &entry.record),
+                    None => self.is_behind(&key),
+                };
+                if early || behind {
                     // A holder that has not answered yet may know of a later write, or of the end; and somebody has what this
                     // member wrote.
                     return self.ask_next(request);
@@ -318,7 +328,8 @@ impl Engine {
                 if self.is_here_but_away(&fetch.key) {
                     return self.answer_from_store(request, &fetch.key);
                 }
-                let found = self.found_here(&fetch.key).or(unplaced);
+                let unkept = unkept.map(|entry| entry.record).filter(|record| record.is_alive());
+                let found = unkept.or_else(|| self.found_here(&fetch.key));
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }
             // A holder that has everything: what is not there was let go of, or never was.
@@ -357,4 +368,10 @@ impl Engine {
         slow.into_iter().for_each(|ticket| self.ask_next(ticket));
         self.fetches.due = self.fetches.asking.values().map(|fetch| fetch.retry_at.min(fetch.deadline)).min();
     }
+}
+
+/// Whether an entry that has come was not accessed for longer than its lease.
+fn is_expired(entry: &Entry) -> bool {
+    let lease = entry.record.lease.millis;
+    lease > 0 && entry.idle >= lease
 }

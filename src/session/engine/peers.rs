@@ -101,8 +101,10 @@ impl Engine {
     /// The channel shows a member.
     pub(crate) fn member_added(&mut self, now: Time, member: &Member) {
         self.at(now);
-        if member.capabilities() == Capabilities::NONE || *member == self.local {
-            // A Tribes node: it would not understand, and holds nothing.
+        let understands = member.capabilities() != Capabilities::NONE || member.is_placeholder();
+        if !understands || *member == self.local {
+            // A Tribes node holds nothing. Whoever is behind a placeholder is asked: its answer tells who it is, and the placeholder itself
+            // never takes part.
             return;
         }
         let millis = self.millis();
@@ -164,7 +166,9 @@ impl Engine {
             return;
         }
         self.peers.phase = Some(phase);
-        let others: Vec<_> = self.peers.known.values().filter(|peer| peer.in_view).map(|peer| peer.member.clone()).collect();
+        let others = self.peers.known.values().filter(|peer| peer.in_view).map(|peer| peer.member.clone());
+        // Whoever has taken a hello for a placeholder and is still not known by its own name does not care.
+        let others: Vec<_> = others.filter(|member| !member.is_placeholder()).collect();
         others.iter().for_each(|member| self.hello(member, false));
         if phase == Phase::Ready {
             self.outputs.push_back(Output::Ready);
@@ -174,12 +178,14 @@ impl Engine {
 
     /// Whether every member that might have this context has said what it is, or has had its time to.
     pub(super) fn all_heard(&self) -> bool {
+        self.heard_by().is_none()
+    }
+
+    /// When all will have had their time to say what they are, if some still have.
+    pub(super) fn heard_by(&self) -> Option<u64> {
         let now = self.millis();
-        self.peers
-            .known
-            .values()
-            .filter(|peer| peer.in_view)
-            .all(|peer| peer.phase.is_some() || peer.without || now >= peer.added + HELLO_PATIENCE)
+        let silent = self.peers.known.values().filter(|peer| peer.in_view && peer.phase.is_none() && !peer.without);
+        silent.map(|peer| peer.added + HELLO_PATIENCE).filter(|at| *at > now).max()
     }
 
     /// Whether two parts of the group have just met, at the end of a partition or of a slow discovery. What is not here may be there, until
@@ -238,6 +244,10 @@ impl Engine {
     }
 
     pub(super) fn receive_hello(&mut self, from: &Member, hello: &Hello) {
+        if from.is_placeholder() {
+            // Nobody is called so.
+            return;
+        }
         let strangers = self.peers.known.values().filter(|peer| !peer.in_view).count();
         let peer = match self.peers.known.entry(from.id()) {
             Entry::Occupied(known) => known.into_mut(),

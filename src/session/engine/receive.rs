@@ -8,7 +8,7 @@ use super::codec;
 use super::delivery::Sent;
 use super::message::{Entry, Message, Touch};
 use super::record::{Attribute, Death, Record};
-use super::table::{Held, Key, slot_of};
+use super::table::{Held, Key, slot_of, weight};
 use super::{Engine, What};
 use crate::member::Member;
 use crate::stack::Time;
@@ -77,10 +77,7 @@ impl Engine {
             // A change of exactly what is here: then its sender has what will be here.
             let shared = self.table.get(&key).is_some_and(|held| entry.base.as_ref() == Some(&held.record.seen));
             #[cfg(test)]
-            let entry = match self.spoiled(entry) {
-                Some(entry) => entry,
-                None => return true,
-            };
+            let Some(entry) = self.spoiled(entry) else { return true };
             match self.take_of(&renames, entry) {
                 Taken::Here { .. } => {}
                 #[cfg(test)]
@@ -132,6 +129,9 @@ impl Engine {
             }
             if let Some(death) = self.known_death(&key, record.birth).filter(|death| *death > record.end.death) {
                 // This member had a tombstone, and has let go of it: whoever sent this has not heard of that.
+                if self.is_full() || self.has_no_room_for(weight(&key, &Record::default()), 0) {
+                    return self.has_no_room(&key);
+                }
                 self.table.insert(&key, Held::new(Arc::new(Record::tombstone(death)), now));
                 self.remember_dead(&key, record.lease.millis);
                 self.handover_soon();
@@ -232,7 +232,7 @@ impl Engine {
     }
 
     fn take_new(&mut self, key: &[u8], record: Arc<Record>, accessed: u64, keep: u64) -> Taken {
-        if self.is_full() {
+        if self.is_full() || self.has_no_room_for(weight(key, &record), 0) {
             return self.has_no_room(key);
         }
         let now = self.millis();
@@ -333,9 +333,15 @@ impl Engine {
     }
 }
 
-/// How many bytes of values a merge brings, and how many of those here they may replace.
+/// How many bytes a merge brings, and how many of those here they may replace.
 fn growth(mine: &Record, theirs: &Record) -> (usize, usize) {
-    let size = |attribute: &Attribute| attribute.value.as_ref().map_or(0, Bytes::len);
-    let news = theirs.attributes.iter().map(|attribute| (size(attribute), mine.attribute(&attribute.name).map_or(0, size)));
+    if theirs.birth > mine.birth {
+        return (theirs.size(), mine.size());
+    }
+    let value = |attribute: &Attribute| attribute.value.as_ref().map_or(0, Bytes::len);
+    let news = theirs.attributes.iter().map(|attribute| match mine.attribute(&attribute.name) {
+        Some(old) => (value(attribute), value(old)),
+        None => (size_of::<Attribute>() + value(attribute), 0),
+    });
     news.fold((0, 0), |(more, less), (new, old)| (more + new, less + old))
 }

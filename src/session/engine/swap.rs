@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::commit::{Change, Committed, Refusal, Whom};
 use super::message::{Message, SwapOutcome, Want};
 use super::record::Name;
-use super::table::{Key, slot_of};
+use super::table::{Key, SlotId, slot_of};
 use super::version::Version;
 use super::{Engine, Output, Ticket};
 use crate::id::UniqueId;
@@ -41,6 +41,7 @@ pub(super) struct Swaps {
 #[derive(Debug)]
 struct Asking {
     owner: Member,
+    slot: SlotId,
     deadline: u64,
 }
 
@@ -81,7 +82,7 @@ impl Engine {
             Some(owner) => {
                 // The owner's own wait comes before this one's end.
                 let deadline = self.in_millis(self.config.commit_timeout + self.config.fetch_retry);
-                self.swaps.asking.insert(ticket, Asking { owner: owner.clone(), deadline });
+                self.swaps.asking.insert(ticket, Asking { owner: owner.clone(), slot: slot_of(key), deadline });
                 let message = Message::Swap { request: ticket, key: key.into(), name, expected, value, confirm: want };
                 self.send(vec![owner], &message, None);
             }
@@ -167,10 +168,12 @@ impl Engine {
         if asking.get().owner != *from {
             return;
         }
-        asking.remove();
+        let slot = asking.remove().slot;
+        let holds = self.placement.rank(slot, &self.local).is_some();
         let committed = |version, confirmed: Vec<UniqueId>, wanted: u32| {
             // The owner counts those beside itself; the receipt those beside this member, which may be one of them.
-            let wanted = (wanted as usize).saturating_add(1) - usize::from(confirmed.contains(&self.local.id()));
+            let counted = holds || confirmed.contains(&self.local.id());
+            let wanted = (wanted as usize).saturating_add(1) - usize::from(counted);
             let others = self.peers.present().map(|(member, _)| member);
             let confirmed = others.filter(|member| *member == from || confirmed.contains(&member.id())).cloned().collect();
             Committed { version, wanted, confirmed }

@@ -319,6 +319,11 @@ impl Table {
     }
 }
 
+/// Roughly what an entry takes in memory.
+pub(crate) fn weight(key: &[u8], record: &Record) -> usize {
+    key.len() + size_of::<Held>() + record.size()
+}
+
 /// What one entry adds to the sums.
 #[derive(Default)]
 struct Sums {
@@ -330,7 +335,7 @@ struct Sums {
 
 impl Sums {
     fn of(key: &[u8], held: &Held) -> Self {
-        let bytes = key.len() + size_of::<Held>() + held.record.size();
-        Self { digest: held.digest(key), alive: usize::from(held.is_alive()), away: usize::from(held.away), bytes }
+        let (alive, away) = (usize::from(held.is_alive()), usize::from(held.away));
+        Self { digest: held.digest(key), alive, away, bytes: weight(key, &held.record) }
     }
 }

@@ -59,6 +59,8 @@ fn load(store: &HashMap<Vec<u8>, Bytes>, key: &[u8]) -> Loaded {
 pub(crate) struct Packet {
     pub(crate) from: usize,
     pub(crate) to: usize,
+    /// What the sender calls the receiver: its placeholder, perhaps.
+    pub(crate) name: Member,
     pub(crate) token: Option<Token>,
     pub(crate) body: Bytes,
 }
@@ -205,7 +207,7 @@ impl Group {
     }
 
     pub(crate) fn hand_over(&mut self, packet: Packet) {
-        let Packet { from, to, token, body } = packet;
+        let Packet { from, to, name, token, body } = packet;
         let time = self.time();
         let sender = self.nodes[from].member.clone();
         let receiver = &mut self.nodes[to];
@@ -216,9 +218,8 @@ impl Group {
             None => Outcome::Failed,
         };
         self.handed += 1;
-        let receiver = self.nodes[to].member.clone();
         if let (Some(token), Some(engine)) = (token, self.nodes[from].engine.as_mut()) {
-            engine.sent(time, token, &receiver, outcome);
+            engine.sent(time, token, &name, outcome);
         }
         self.collect();
     }
@@ -259,8 +260,10 @@ impl Group {
                 match output {
                     Output::Send(send) => {
                         for member in &send.to {
-                            let to = members.iter().position(|known| known == member).expect("messages go to members");
-                            self.wire.push_back(Packet { from, to, token: send.token, body: send.body.clone() });
+                            let behind = |known: &Member| member.is_placeholder() && known.address() == member.address();
+                            let to = members.iter().position(|known| known == member || behind(known));
+                            let (to, name) = (to.expect("messages go to members"), member.clone());
+                            self.wire.push_back(Packet { from, to, name, token: send.token, body: send.body.clone() });
                         }
                     }
                     Output::Committed(ticket, result) => node.committed.push((ticket, result)),

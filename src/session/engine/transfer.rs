@@ -136,8 +136,10 @@ impl Engine {
             }
             let limit = self.in_millis(self.config.transfer_timeout);
             let serve_at = *self.transfer.serve_at.get_or_insert(limit);
-            if !self.all_heard() && now < serve_at {
-                self.transfer.due = Some(serve_at);
+            if let Some(heard_by) = self.heard_by()
+                && now < serve_at
+            {
+                self.transfer.due = Some(heard_by.min(serve_at));
                 return;
             }
         }

@@ -53,6 +53,9 @@ pub(crate) fn node_of(id: UniqueId) -> u64 {
     mix(mix(high) ^ low).max(1)
 }
 
+/// Rows of times given for what runaway clocks have stamped; of more, the gaps between them count as given.
+const MAX_GIVEN: usize = 256;
+
 /// The clock that versions come from.
 #[derive(Debug)]
 pub(crate) struct HybridClock {
@@ -60,6 +63,8 @@ pub(crate) struct HybridClock {
     last: u64,
     /// The last time given for what a runaway clock had stamped.
     runaway: u64,
+    /// The times given for such, from the first to the last of those in a row, that this clock has not come to yet.
+    given: Vec<(u64, u64)>,
     max_skew: u64,
     /// How far ahead of this member's wall clock the furthest version was that came in, in milliseconds.
     furthest: u64,
@@ -70,7 +75,7 @@ impl HybridClock {
     pub(crate) fn new(id: UniqueId, life: u64, max_skew: Duration) -> Self {
         let max_skew = u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX);
         let node = if life == 0 { node_of(id) } else { mix(node_of(id) ^ life).max(1) };
-        Self { node, last: 0, runaway: 0, max_skew, furthest: 0 }
+        Self { node, last: 0, runaway: 0, given: Vec::new(), max_skew, furthest: 0 }
     }
 
     pub(crate) fn node(&self) -> u64 {
@@ -81,14 +86,30 @@ impl HybridClock {
     /// No version is given twice.
     pub(crate) fn tick(&mut self, epoch_millis: u64, floor: u64) -> Version {
         let now = epoch_millis.min(u64::MAX >> COUNT_BITS) << COUNT_BITS;
-        let time = now.max(self.last.saturating_add(1));
+        let time = self.not_given(now.max(self.last.saturating_add(1)));
         // One entry that a runaway clock has stamped does not carry this clock away.
         self.last = time;
         if floor < time {
             return Version { time, node: self.node };
         }
         self.runaway = self.runaway.max(floor).saturating_add(1);
+        let full = self.given.len() >= MAX_GIVEN;
+        match self.given.last_mut() {
+            Some((_, last)) if last.saturating_add(1) == self.runaway || full => *last = self.runaway,
+            _ => self.given.push((self.runaway, self.runaway)),
+        }
         Version { time: self.runaway, node: self.node }
+    }
+
+    /// This time, or the next that was not given for what a runaway clock had stamped.
+    fn not_given(&mut self, mut time: u64) -> u64 {
+        for (first, last) in &self.given {
+            if (*first..=*last).contains(&time) {
+                time = last.saturating_add(1);
+            }
+        }
+        self.given.retain(|(_, last)| *last >= time);
+        time
     }
 
     /// A version came in. One that is ahead by more than the bound leaves this clock where it is.
@@ -128,6 +149,18 @@ mod tests {
         assert_eq!(clock.furthest_ahead(), Duration::from_millis(9_999_000));
         assert!(clock.tick(1000, future).time > future);
         assert_eq!(clock.tick(1000, 0).epoch_millis(), 1000, "other entries keep their own time");
+    }
+
+    #[test]
+    fn a_clock_that_is_carried_to_where_a_runaway_clock_was_gives_no_version_again() {
+        let mut clock = clock();
+        let future = 100_000_u64 << COUNT_BITS;
+        let before = [future, future + 1, future + 9].map(|floor| clock.tick(1000, floor));
+        // Its own clock has caught up as far as the bound, and another member's write carries it along.
+        clock.observe(90_000, future);
+        let after: Vec<_> = (0..12).map(|_| clock.tick(90_000, 0)).collect();
+        assert!(after.windows(2).all(|pair| pair[0] < pair[1]), "{after:?}");
+        assert!(after.iter().all(|version| !before.contains(version)), "{before:?} {after:?}");
     }
 
     #[test]

@@ -507,7 +507,9 @@ impl Shared {
                 engine.set_local(now, &local);
                 *known = local;
             }
-            old.iter().filter(|member| !view.contains(member)).for_each(|gone| engine.member_removed(now, gone));
+            let gone = old.iter().filter(|member| !view.contains(member));
+            let (placeholders, gone): (Vec<_>, Vec<_>) = gone.partition(|member| member.is_placeholder());
+            gone.into_iter().for_each(|gone| engine.member_removed(now, gone));
             for member in view.iter() {
                 match old.by_id(member.id()).filter(|known| *known == member) {
                     None => engine.member_added(now, member),
@@ -515,6 +517,8 @@ impl Shared {
                     Some(_) => {}
                 }
             }
+            // Last, or the engine might find itself alone where somebody is about to take a placeholder's place.
+            placeholders.into_iter().for_each(|gone| engine.member_removed(now, gone));
             *old = view;
         });
     }

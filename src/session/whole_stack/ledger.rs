@@ -10,6 +10,9 @@ use crate::id::UniqueId;
 use crate::session::engine::{Committed, Engine, Record};
 use crate::testing::simulator::NodeId;
 
+/// What a node let go of, and who was to have it.
+type Handed = (Arc<Record>, Vec<NodeId>);
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// Clients write nothing more.
@@ -22,7 +25,7 @@ pub(super) struct Ledger {
     /// What each node has written last, since it was started.
     own: BTreeMap<(NodeId, Vec<u8>, &'static str), Write>,
     /// What each node has let go of, and to whom.
-    handed: BTreeMap<(NodeId, Vec<u8>), Vec<(Arc<Record>, Vec<NodeId>)>>,
+    handed: BTreeMap<(NodeId, Vec<u8>), Vec<Handed>>,
     /// Who is who.
     nodes: BTreeMap<UniqueId, NodeId>,
     /// All values that clients wanted written, and under which name; each is wanted once.

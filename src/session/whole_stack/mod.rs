@@ -60,7 +60,7 @@ fn sessions_survive_every_history() {
         count += 1;
     }
     println!("{count} histories: {coverage:?}");
-    if count >= 40 {
+    if count >= 100 {
         let Coverage { confirmed, unconfirmed, removed, renamed, swapped, swap_conflicts, fetched, repaired, .. } = coverage;
         let Coverage {
             conflicts,

@@ -66,6 +66,7 @@ pub fn check(features: Features, mut make: impl FnMut(&[Member]) -> Box<dyn Memb
     members_see_each_other(make);
     nothing_is_told_after_the_stop(make);
     a_stop_may_come_at_any_time(make);
+    who_is_merely_heard_is_no_member(make);
     if features.discovery {
         a_change_is_seen(make);
         a_goodbye_is_seen_as_left(make);
@@ -111,6 +112,19 @@ fn a_stop_may_come_at_any_time(make: Make<'_>) {
     let mut node = Node::start(make, &members, 0);
     node.membership.stop();
     node.membership.stop();
+}
+
+fn who_is_merely_heard_is_no_member(make: Make<'_>) {
+    let (members, strangers) = (members(2), members(2));
+    let mut nodes = start_all(make, &members);
+    for stranger in &strangers {
+        nodes[0].membership.heard(stranger);
+    }
+    nodes[0].sees(&members[1]);
+    nodes[0].membership.stop();
+    for stranger in &strangers {
+        assert_eq!(nodes[0].told.lock().added(stranger), 0, "a message makes nobody a member");
+    }
 }
 
 fn a_change_is_seen(make: Make<'_>) {

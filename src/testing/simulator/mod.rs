@@ -112,11 +112,15 @@ impl Simulator {
         }
     }
 
-    /// The seeds that a test should run: so many, or as many as the environment variable `TRIBES_SEEDS` says, or only the one
-    /// in `TRIBES_SEED`.
+    /// The seeds that a test should run: so many, or as many as the environment variable `TRIBES_SEEDS` says, from 0 or from
+    /// `TRIBES_SEED_BASE` on; or only the one in `TRIBES_SEED`.
     pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
         let number = |name| std::env::var(name).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        number("TRIBES_SEED").map_or_else(|| 0..number("TRIBES_SEEDS").unwrap_or(count), |seed| seed..seed.saturating_add(1))
+        let (first, count) = match number("TRIBES_SEED") {
+            Some(only) => (only, 1),
+            None => (number("TRIBES_SEED_BASE").unwrap_or(0), number("TRIBES_SEEDS").unwrap_or(count)),
+        };
+        first..first.saturating_add(count)
     }
 
     /// How the rosters of nodes that start from now on are configured.

@@ -155,6 +155,11 @@ impl Link {
         }
     }
 
+    /// It is known now who is there.
+    pub(super) fn rename(&mut self, peer: &Member) {
+        self.rules.in_order = peer.capabilities().contains(Capabilities::IN_ORDER_ACKS);
+    }
+
     /// Queues a message behind all others; gives it back when the queue is full.
     pub(super) fn submit(&mut self, pending: Pending) -> Option<Pending> {
         let (messages, bytes) = self.rules.room;

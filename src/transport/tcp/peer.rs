@@ -10,6 +10,7 @@ mod reader;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -29,7 +30,7 @@ pub(super) const BATCHES: usize = 8;
 
 /// One destination.
 pub(super) struct Peer {
-    pub(super) member: Member,
+    pub(super) address: SocketAddr,
     /// Names this destination to the reactor.
     pub(super) key: usize,
     core: Arc<Core>,
@@ -39,6 +40,7 @@ pub(super) struct Peer {
 }
 
 struct State {
+    member: Member,
     link: Link,
     conn: Option<Arc<Conn>>,
     /// The connection before, which we have ended and the peer may still be reading, and how long it is waited for.
@@ -87,8 +89,10 @@ pub(super) struct Duties {
 
 impl Peer {
     pub(super) fn new(member: Member, key: usize, core: Arc<Core>) -> Self {
+        let address = member.address();
         let state = State {
             link: Link::new(&member, &core.config),
+            member,
             conn: None,
             leaving: None,
             lost: None,
@@ -104,7 +108,14 @@ impl Peer {
             scheduled: false,
             ticking: false,
         };
-        Self { member, key, core, state: Mutex::new(state), outbox: Mutex::default() }
+        Self { address, key, core, state: Mutex::new(state), outbox: Mutex::default() }
+    }
+
+    /// What went to a placeholder's address goes to this member.
+    pub(super) fn rename(&self, member: &Member) {
+        let mut state = self.lock();
+        state.link.rename(member);
+        state.member = member.clone();
     }
 
     /// Queues a message behind all that were submitted before. It may be called under a lock that others wait for, so it writes
@@ -316,11 +327,10 @@ impl Peer {
 
     /// Settles what failed, and tells that the member may be gone. Without a lock on the state.
     fn report(&self, failed: Failed, loss: &Loss) {
+        let member = self.lock().member.clone();
         match loss {
-            Loss::Connection(kind) => {
-                log::debug!("connection to {} ended: {kind}; {} messages failed", self.member, failed.len())
-            }
-            Loss::Silence => log::debug!("{} is silent; {} messages failed", self.member, failed.len()),
+            Loss::Connection(kind) => log::debug!("connection to {member} ended: {kind}; {} messages failed", failed.len()),
+            Loss::Silence => log::debug!("{member} is silent; {} messages failed", failed.len()),
             Loss::Retired | Loss::Closed(_) => {}
         }
         for (leg, cause) in failed {
@@ -328,8 +338,8 @@ impl Peer {
         }
         if matches!(loss, Loss::Connection(_) | Loss::Silence) {
             // The thread that reports serves others too, and goes on when the one who listens panics.
-            if catch_unwind(AssertUnwindSafe(|| self.core.sink.lost(&self.member))).is_err() {
-                log::error!("whoever is told that {} is lost panicked", self.member);
+            if catch_unwind(AssertUnwindSafe(|| self.core.sink.lost(&member))).is_err() {
+                log::error!("whoever is told that {member} is lost panicked");
             }
         }
     }

@@ -51,6 +51,23 @@ pub(super) struct Links {
     pub(super) closed: bool,
 }
 
+impl Links {
+    /// The link to a member. Behind a placeholder is whoever is at its address.
+    pub(super) fn get(&self, member: &Member) -> Option<&Arc<Peer>> {
+        self.by_member.get(member).or_else(|| {
+            let address = member.is_placeholder().then(|| member.address())?;
+            self.by_member.values().find(|peer| peer.address == address)
+        })
+    }
+
+    /// The link that a member's placeholder had. What is under way there stays ahead of what is sent to the member by name.
+    pub(super) fn take_over(&mut self, member: &Member) -> Option<Arc<Peer>> {
+        let peer = self.by_member.remove(&Member::placeholder(member.address()))?;
+        peer.rename(member);
+        Some(peer)
+    }
+}
+
 /// What the sending thread is asked to do.
 #[derive(Default)]
 struct Todo {
@@ -328,7 +345,7 @@ impl Reactor {
     }
 
     fn open(&mut self, peer: &Arc<Peer>) {
-        let opened = conn::open(peer.member.address(), &self.core.config).and_then(|socket| {
+        let opened = conn::open(peer.address, &self.core.config).and_then(|socket| {
             let mut stream = mio::net::TcpStream::from_std(TcpStream::from(socket.try_clone()?));
             self.poll.registry().register(&mut stream, Token(peer.key), Interest::READABLE | Interest::WRITABLE)?;
             Ok((socket, stream))

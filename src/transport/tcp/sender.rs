@@ -27,6 +27,8 @@ use crate::transport::{LinkSink, ProbeDone, Sender, SenderStats};
 /// the connection breaks and they are sent again; they keep their id, so that a Rust member recognises those it has seen. A slow or
 /// dead destination delays no other.
 ///
+/// A [placeholder](Member::is_placeholder) and whoever turns out to be at its address share one connection, and one order.
+///
 /// To each member of the view a connection is opened when it comes, and kept while it is there, used or not
 /// ([`keep_connected`](TcpSenderConfig::keep_connected)): its end is what tells first that the member died.
 ///
@@ -151,8 +153,9 @@ impl Sender for TcpSender {
     }
 
     fn connect(&self, peer: &Member) {
-        if let Some(core) = self.running().filter(|core| core.config.keep_connected)
+        if let Some(core) = self.running()
             && let Some(link) = link(core, peer)
+            && core.config.keep_connected
         {
             link.keep();
         }
@@ -216,7 +219,7 @@ impl fmt::Debug for TcpSender {
 }
 
 fn known(core: &Core, member: &Member) -> Option<Arc<Peer>> {
-    core.links.read().unwrap_or_else(PoisonError::into_inner).by_member.get(member).cloned()
+    core.links.read().unwrap_or_else(PoisonError::into_inner).get(member).cloned()
 }
 
 /// The link to a member, made when there is none; `None` when the sender stopped.
@@ -228,6 +231,11 @@ fn link(core: &Arc<Core>, member: &Member) -> Option<Arc<Peer>> {
     if links.closed {
         return None;
     }
+    if let Some(peer) = links.get(member) {
+        return Some(Arc::clone(peer));
+    }
     let fresh = || Arc::new(Peer::new(member.clone(), core.key(), Arc::clone(core)));
-    Some(Arc::clone(links.by_member.entry(member.clone()).or_insert_with(fresh)))
+    let peer = links.take_over(member).unwrap_or_else(fresh);
+    links.by_member.insert(member.clone(), Arc::clone(&peer));
+    Some(peer)
 }

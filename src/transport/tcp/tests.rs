@@ -623,6 +623,26 @@ fn disconnect_closes_the_kept_connection_for_good() {
 }
 
 #[test]
+fn a_placeholder_and_whom_it_stands_for_share_one_connection() {
+    let server = Server::new(|_, _| Does::Answer);
+    let node = Node::new(patient());
+    let placeholder = Member::placeholder(server.member.address());
+    node.sender.connect(&placeholder);
+    for _ in 0..2 {
+        for member in [&placeholder, &server.member] {
+            assert!(node.call(&[member], 6, "attended").is_ok());
+            assert!(finish(node.queue(&[member], 2, "queued")).is_ok());
+        }
+        node.sender.connect(&server.member);
+    }
+    assert!(server.seen(8).iter().all(|seen| seen.connection == 0));
+    assert_eq!((node.sender.stats().connections, node.sender.stats().connected), (1, 1));
+    node.sender.disconnect(&placeholder);
+    assert!(node.call(&[&server.member], 6, "attended").is_ok(), "it is the member's by now");
+    assert_eq!(node.sender.stats().connected, 1);
+}
+
+#[test]
 fn no_connection_is_kept_where_none_is_wanted() {
     let (_listener, member) = silent_peer();
     let node = Node::new(patient().keep_connected(false));

@@ -260,7 +260,8 @@ impl World {
                 if self.chance.percent(60) {
                     self.renew(&key);
                 }
-                self.change(pid, &key, Change::Remove { read: None })
+                let read = self.chance.percent(70).then_some(read);
+                self.change(pid, &key, Change::Remove { read })
             }
             Intent::Rename => {
                 let to = self.clients.beside(&key);
@@ -329,9 +330,9 @@ impl World {
             Change::Rename { read, to, attributes, .. } => {
                 (Fault::Renamed, None, attributes.clone(), Some(to.clone()), Some(Arc::clone(read)))
             }
-            Change::Remove { .. } => (Fault::Removed, None, Attributes::new(), None, None),
+            Change::Remove { read } => (Fault::Removed, None, Attributes::new(), None, read.clone()),
         };
-        let removal = matches!(change, Change::Remove { read: None } | Change::Rename { .. });
+        let removal = matches!(change, Change::Remove { .. } | Change::Rename { .. });
         let commit = match engine.commit(time, key, change, want) {
             Ok(commit) => commit,
             Err(refusal) => {
@@ -358,6 +359,9 @@ impl World {
         self.oracle.leases.accessed(pid, key, self.now);
         let mut keys = vec![key.clone()];
         match (after, &commit) {
+            (Some(after), _) if removal && known.as_ref().is_some_and(|read| after.end.death <= read.birth) => {
+                return Err(format!("{pid:?} removed {known:?}, and made {after:?}"));
+            }
             (Some(after), _) if removal => self.oracle.wrote(Write::death(key, after.end.death, pid, self.now)),
             (None, Commit::Done(done)) if removal => self.oracle.wrote(Write::death(key, done.version, pid, self.now)),
             (Some(after), _) => {

@@ -6,7 +6,7 @@
 //! prints its seed and what happened.
 //!
 //! `TRIBES_SEEDS=10000 cargo test --release --lib session::engine::simulation::tests::seeds` runs so many seeds, `TRIBES_SEED=7` only that
-//! one.
+//! one, `TRIBES_SEED_BASE=1000000` those from there on.
 
 mod calm;
 mod chance;
@@ -80,7 +80,10 @@ fn play(seed: u64, flaws: Flaws, trace: Trace) -> Result<Report, (String, String
     let plan = Plan::of(seed, flaws);
     let mut world = World::new(seed, plan, trace);
     // An engine's own assertions are failures like others.
-    let result = catch_unwind(AssertUnwindSafe(|| world.play())).unwrap_or_else(|_| Err("a panic".into()));
+    let result = catch_unwind(AssertUnwindSafe(|| world.play())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(format!("a panic: {}", text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).into())).unwrap_or_default()))
+    });
     let mut coverage = world.coverage.clone();
     coverage.add(&world.oracle.coverage);
     match result {

@@ -330,7 +330,6 @@ impl Oracle {
     }
 
     /// What a client has read that asked at this time.
-    #[expect(clippy::too_many_arguments, reason = "who has read what, and when")]
     pub(super) fn read(
         &mut self,
         pid: Pid,

@@ -251,3 +251,27 @@ fn writers_that_take_turns_are_no_conflict() {
     }
     assert!((0..2).all(|node| group.engine(node).counters().conflicts == 0), "each had seen what it replaced");
 }
+
+#[test]
+fn an_entry_that_is_larger_than_the_room_that_is_left_is_refused() {
+    let config = Config { max_bytes: 4096, ..everywhere() };
+    let mut group = Group::ready(1, &everywhere());
+    let small = group.join(config);
+    group.run_for(SECOND);
+    let large = |bytes: usize| Change::Create {
+        lease: 1800 * SECOND,
+        attributes: vec![("large".into(), Some(Bytes::from(vec![0; bytes])))],
+    };
+    let refused = group.commit(small, &key(1), large(5000), Want::None);
+    assert_eq!(refused.expect_err("there is no room"), Refusal::Full);
+    group.commit(0, &key(2), large(5000), Want::None).expect("here is room");
+    group.create(0, &key(3), "a0", "");
+    group.settle();
+    // Names without values take room as well.
+    for name in 1..200 {
+        group.set(0, &key(3), &format!("a{name}"), "");
+        group.settle();
+    }
+    let bytes = group.engine(small).table.bytes();
+    assert!((1..=4096).contains(&bytes), "{bytes} bytes");
+}

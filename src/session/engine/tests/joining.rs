@@ -222,6 +222,48 @@ fn a_newcomer_to_whom_the_others_are_shown_late_does_not_take_itself_for_the_fir
 }
 
 #[test]
+fn whoever_is_behind_a_placeholder_is_asked_and_takes_part_by_its_own_name() {
+    let mut group = Group::ready(1, &everywhere());
+    group.create(0, &key(1), "n", "1");
+    group.shown_at_once = false;
+    let joiner = group.join(everywhere());
+    let [first, second] = [0, 1].map(|node| group.nodes[node].member.clone());
+    let placeholder = Member::placeholder(first.address());
+    group.with(joiner, |engine, now| engine.member_added(now, &placeholder));
+    group.run_for(SECOND);
+    assert_eq!(group.engine(joiner).participants(), []);
+    assert_eq!(group.engine(joiner).phase(), Phase::Joining, "somebody is there");
+
+    group.with(joiner, |engine, now| engine.member_added(now, &first));
+    group.with(joiner, |engine, now| engine.member_removed(now, &placeholder));
+    group.with(0, |engine, now| engine.member_added(now, &second));
+    group.run_for(SECOND);
+    assert_eq!(group.engine(joiner).participants(), [first.id()]);
+    assert_eq!(group.engine(0).participants(), [second.id()]);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    assert!(group.agrees() && group.engine(joiner).peek(&key(1)).is_some());
+}
+
+#[test]
+fn who_is_behind_a_placeholder_and_does_not_understand_is_greeted_once() {
+    let mut group = Group::new();
+    group.shown_at_once = false;
+    let node = group.join(everywhere());
+    let tribes = group.join(everywhere());
+    let placeholder = Member::placeholder(group.nodes[tribes].member.address());
+    group.with(node, |engine, now| engine.member_added(now, &placeholder));
+    // It acknowledges everything.
+    let hello = group.wire.pop_front().expect("a hello");
+    let token = hello.token.expect("it wants to know");
+    group.with(node, |engine, now| engine.sent(now, token, &placeholder, Outcome::Accepted));
+    group.run_for(SECOND * 30);
+    assert_eq!((group.handed, group.engine(node).phase()), (0, Phase::Ready));
+
+    let accepted = group.with(node, |engine, now| engine.receive(now, &placeholder, &hello.body));
+    assert!(accepted && group.engine(node).participants().is_empty(), "whatever is said in its name");
+}
+
+#[test]
 fn slots_are_complete_everywhere_after_a_while() {
     let mut group = Group::ready(5, &backups(2));
     group.run_for(SECOND * 30);

@@ -139,3 +139,18 @@ fn what_found_no_room_on_a_holder_is_read_from_another() {
         assert!(found.is_some_and(|record| record.value("n").is_some()), "entry {number}");
     }
 }
+
+#[test]
+fn a_member_without_room_reads_what_others_hold() {
+    let mut group = Group::ready(1, &backups(0));
+    let full = group.join(Config { max_entries: 0, ..backups(0) });
+    group.run_for(SECOND);
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "name", "ada");
+    let Get::Asking(_) = group.get(full, &key) else { panic!("it does not hold it") };
+    group.settle();
+    let (_, found) = group.nodes[full].fetched.pop().expect("it is answered");
+    let record = found.expect("the owner answers").expect("the entry is there");
+    assert_eq!(record.value("name").map(|value| &value[..]), Some(&b"ada"[..]));
+    assert_eq!(group.engine(full).table.len(), 0);
+}

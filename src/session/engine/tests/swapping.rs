@@ -187,3 +187,22 @@ fn a_member_has_only_so_many_decisions_waiting_with_another() {
     group.settle();
     assert!(matches!(group.nodes[1].swapped.last(), Some((_, Ok(_)))), "there is room again");
 }
+
+#[test]
+fn a_backup_that_replaces_is_one_of_the_wanted_copies_before_it_has_confirmed() {
+    let mut group = Group::ready(3, &everywhere());
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "0");
+    group.settle();
+    let read = version_of(&group, 1, &key);
+    let ticket = group.with(1, |engine, now| engine.swap(now, &key, "n".into(), read, Some("1".into()), Want::Copies(1)));
+    hand_over_one(&mut group, 1, 0);
+    // The other backup has it first, and that is enough.
+    hand_over_one(&mut group, 0, 2);
+    let answer = group.wire.iter().rposition(|packet| (packet.from, packet.to) == (0, 1)).expect("it is answered");
+    let answer = group.wire.remove(answer).expect("it is there");
+    group.hand_over(answer);
+    let (answered, result) = group.nodes[1].swapped.pop().expect("it is answered");
+    let receipt = result.expect("it was the expected version");
+    assert_eq!((answered, receipt.wanted, receipt.confirmed.len()), (ticket, 2, 2), "{receipt:?}");
+}
