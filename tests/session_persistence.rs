@@ -1,15 +1,17 @@
 //! Sessions with a store: across restarts, swapped out and back in.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tribes::GroupChannel;
 use tribes::membership::memory::Hub;
 use tribes::session::store::{FileStore, MemoryStore, Store};
-use tribes::session::{BackupManager, Persistence, SessionId};
+use tribes::session::{BackupManager, Persistence, Session, SessionId};
 use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
 
 /// Far above what anything here takes.
@@ -244,4 +246,78 @@ fn a_backup_of_idle_sessions_survives_a_crash() {
     let node = Node::start(&Hub::new(), Arc::clone(&store), backup);
     assert_eq!(node.value(&id).as_deref(), Some("1"));
     node.stop();
+}
+
+/// A store that knows which threads have read from it.
+#[derive(Debug, Default)]
+struct Watched {
+    store: MemoryStore,
+    readers: Mutex<Vec<ThreadId>>,
+}
+
+impl Watched {
+    /// Whether this thread has waited for it since it was last asked.
+    fn take_read_here(&self) -> bool {
+        std::mem::take(&mut *self.readers.lock().expect("nobody panics")).contains(&thread::current().id())
+    }
+}
+
+impl Store for Watched {
+    fn save(&self, key: &[u8], record: &[u8]) -> io::Result<()> {
+        self.store.save(key, record)
+    }
+
+    fn load(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        self.readers.lock().expect("nobody panics").push(thread::current().id());
+        self.store.load(key)
+    }
+
+    fn remove(&self, key: &[u8]) -> io::Result<()> {
+        self.store.remove(key)
+    }
+
+    fn keys(&self) -> io::Result<Vec<Bytes>> {
+        self.store.keys()
+    }
+}
+
+#[test]
+fn who_does_not_wait_for_a_commit_does_not_wait_for_the_store() {
+    let store = Arc::new(Watched::default());
+    let node = Node::start(&Hub::new(), Arc::clone(&store), swap_soon());
+    let id = node.create("1");
+    let away = || node.manager.statistics().away;
+    // Of what this handle has read, a part is changed by another one, and then all is swapped out.
+    let read_early = || {
+        let handle = node.manager.get(&id).expect("an answer").expect("it is there");
+        let mut other = node.manager.get(&id).expect("an answer").expect("it is there");
+        other.set("n", format!("{}1", text(&other, "n"))).expect("it may be set");
+        other.commit().expect("it is committed");
+        until("it is away", || away() == 1);
+        store.take_read_here();
+        handle
+    };
+    let mut handle = read_early();
+    handle.set("m", "mine").expect("it may be set");
+    handle.start_commit().wait().expect("it is committed");
+    assert!(!store.take_read_here(), "nobody has waited");
+    assert_eq!((text(&handle, "n"), text(&handle, "m")), ("1".into(), "mine".into()), "it shows what it has read and done");
+    let again = node.manager.get(&id).expect("an answer").expect("it is there");
+    assert_eq!((text(&again, "n"), text(&again, "m")), ("11".into(), "mine".into()), "nothing is lost");
+
+    let mut handle = read_early();
+    handle.set("m", "waited for").expect("it may be set");
+    handle.commit().expect("it is committed");
+    assert_eq!((text(&handle, "n"), text(&handle, "m")), ("111".into(), "waited for".into()), "it has read it again");
+
+    let mut handle = read_early();
+    handle.start_change_id().wait().expect("it has another");
+    assert!(store.take_read_here(), "its values go along");
+    assert_eq!((text(&handle, "n"), text(&handle, "m")), ("1111".into(), "waited for".into()));
+    assert_eq!(node.value(&handle.id()).as_deref(), Some("1111"));
+    node.stop();
+}
+
+fn text(session: &Session, name: &str) -> String {
+    String::from_utf8(session.get(name).expect("it was set").to_vec()).expect("text")
 }

@@ -22,7 +22,7 @@ pub mod route;
 pub mod store;
 
 mod committing;
-#[allow(dead_code, unreachable_pub, reason = "being built")]
+
 pub(crate) mod engine;
 mod error;
 mod event;

@@ -161,6 +161,7 @@ impl Engine {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn under_way(&self) -> usize {
         self.deliveries.under_way.len()
     }

@@ -344,6 +344,7 @@ impl Engine {
         self.counters
     }
 
+    #[cfg(test)]
     pub(crate) fn local(&self) -> &Member {
         &self.local
     }

@@ -24,8 +24,6 @@ const MAX_STRANGERS: usize = 256;
 pub(super) struct Peers {
     known: BTreeMap<UniqueId, Peer>,
     phase: Option<Phase>,
-    /// When this member began to ask around.
-    since: u64,
     /// The next hello that is due to be said again.
     due: Option<u64>,
     /// When a member was met that is complete itself, and may have entries that nobody here knows of.
@@ -158,6 +156,7 @@ impl Engine {
         self.place();
     }
 
+    #[cfg(test)]
     pub(crate) fn phase(&self) -> Phase {
         self.peers.phase()
     }
@@ -374,8 +373,10 @@ impl Peer {
     }
 }
 
-/// For tests and statistics: the ids of those who take part.
+/// For tests and statistics.
 impl Engine {
+    /// The ids of those who take part.
+    #[cfg(test)]
     pub(crate) fn participants(&self) -> Vec<UniqueId> {
         self.peers.present().map(|(member, _)| member.id()).collect()
     }

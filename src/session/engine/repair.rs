@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::Engine;
+#[cfg(test)]
 use super::config::Config;
 use super::delivery::Sent;
 use super::message::{Message, Offered, Phase, Touch};
 use super::table::{Key, SLOTS, SlotId};
+#[cfg(test)]
 use super::transfer::MAX_STRAIN;
 use crate::id::{UniqueId, mix};
 use crate::member::Member;
@@ -340,6 +342,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// After the last fault, all members of a group that see each other are equal within this time: views that settle, a hello that is
 /// said again, slots that move, two rounds of comparing (one may be under way with old contents), and the sweep that lets go of guests.
+#[cfg(test)]
 pub(crate) fn convergence_bound(config: &Config, members: usize) -> Duration {
     // Each member is asked twice at most, with patience; a request from before the end of the faults may have been made with the most.
     let transfers = config.pull_timeout * (u32::try_from(members).unwrap_or(u32::MAX / 2) * 2 + (1 << MAX_STRAIN));

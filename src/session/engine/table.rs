@@ -110,6 +110,7 @@ impl Slot {
         self.digest
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.0.len()
     }

@@ -2,10 +2,12 @@
 
 mod committing;
 mod comparing;
+mod copies;
 mod ending;
 mod joining;
 mod letting_go;
 mod reading;
+mod renaming;
 mod swapping;
 
 use std::sync::Arc;

@@ -37,8 +37,6 @@ pub(super) struct Transfer {
     begun: bool,
     /// When this member gives up being complete before it serves.
     serve_at: Option<u64>,
-    /// Whether it had to.
-    gave_up: bool,
 }
 
 /// A slot that is being filled.
@@ -66,11 +64,6 @@ struct Request {
 impl Transfer {
     pub(super) fn due(&self) -> Option<u64> {
         self.due
-    }
-
-    /// Whether this member serves although it could not get everything in time.
-    pub(super) fn gave_up(&self) -> bool {
-        self.gave_up
     }
 }
 
@@ -178,7 +171,6 @@ impl Engine {
         if self.peers.phase() == Phase::Joining {
             let late = self.transfer.serve_at.is_some_and(|at| now >= at);
             if self.transfer.filling.is_empty() || late {
-                self.transfer.gave_up |= !self.transfer.filling.is_empty();
                 self.transfer.serve_at = None;
                 self.set_phase(Phase::Ready);
             }

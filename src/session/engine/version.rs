@@ -68,8 +68,6 @@ pub(crate) struct HybridClock {
     max_skew: u64,
     /// How far ahead of this member's wall clock the furthest version was that came in, in milliseconds.
     furthest: u64,
-    /// Versions that were further ahead than the bound.
-    beyond: u64,
 }
 
 impl HybridClock {
@@ -77,7 +75,7 @@ impl HybridClock {
     pub(crate) fn new(id: UniqueId, life: u64, max_skew: Duration) -> Self {
         let max_skew = u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX);
         let node = if life == 0 { node_of(id) } else { mix(node_of(id) ^ life).max(1) };
-        Self { node, last: 0, runaway: 0, given: Vec::new(), max_skew, furthest: 0, beyond: 0 }
+        Self { node, last: 0, runaway: 0, given: Vec::new(), max_skew, furthest: 0 }
     }
 
     pub(crate) fn node(&self) -> u64 {
@@ -114,23 +112,17 @@ impl HybridClock {
         time
     }
 
-    /// A version came in. One that is ahead by more than the bound is counted and leaves this clock where it is.
+    /// A version came in. One that is ahead by more than the bound leaves this clock where it is.
     pub(crate) fn observe(&mut self, epoch_millis: u64, time: u64) {
         let ahead = (time >> COUNT_BITS).saturating_sub(epoch_millis);
         self.furthest = self.furthest.max(ahead);
-        if ahead > self.max_skew {
-            self.beyond += 1;
-        } else {
+        if ahead <= self.max_skew {
             self.last = self.last.max(time);
         }
     }
 
     pub(crate) fn furthest_ahead(&self) -> Duration {
         Duration::from_millis(self.furthest)
-    }
-
-    pub(crate) fn beyond_bound(&self) -> u64 {
-        self.beyond
     }
 }
 
@@ -154,7 +146,7 @@ mod tests {
         let mut clock = clock();
         let future = (10_000_000_u64) << COUNT_BITS;
         clock.observe(1000, future);
-        assert_eq!((clock.beyond_bound(), clock.furthest_ahead()), (1, Duration::from_millis(9_999_000)));
+        assert_eq!(clock.furthest_ahead(), Duration::from_millis(9_999_000));
         assert!(clock.tick(1000, future).time > future);
         assert_eq!(clock.tick(1000, 0).epoch_millis(), 1000, "other entries keep their own time");
     }
@@ -188,6 +180,5 @@ mod tests {
         let mut clock = clock();
         clock.observe(1000, 50_000 << COUNT_BITS);
         assert!(clock.tick(1000, 0).time > 50_000 << COUNT_BITS);
-        assert_eq!(clock.beyond_bound(), 0);
     }
 }

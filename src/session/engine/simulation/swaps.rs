@@ -24,6 +24,7 @@ pub(super) struct Swaps {
 #[derive(Clone, Copy, Debug)]
 struct Decision {
     birth: Version,
+    #[expect(dead_code, reason = "for whoever reads of a failure")]
     by: Pid,
     at: Duration,
 }
