@@ -740,3 +740,19 @@ fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
         }
     }
 }
+
+#[test]
+fn the_last_handle_of_a_manager_may_be_in_its_own_listener() {
+    let (ended, has_ended) = mpsc::channel();
+    thread::spawn(move || {
+        let channel = member(&Hub::new());
+        let manager = BackupManager::builder("/shop").start(&channel).expect("it starts");
+        let again = manager.clone();
+        let events = manager.on_event(move |event| drop(again.get(&event.id())));
+        // The application's own handle goes first, then the subscription with the listener.
+        drop(manager);
+        drop(events);
+        ended.send(()).expect("somebody waits");
+    });
+    assert_eq!(has_ended.recv_timeout(PATIENCE), Ok(()), "it does not wait for itself");
+}

@@ -133,7 +133,10 @@ impl<L: ?Sized + Send + Sync + 'static> Listeners<L> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let mut list = entries.to_vec();
         change(&mut list);
-        *entries = list.into();
+        let before = std::mem::replace(&mut *entries, list.into());
+        // A listener that was removed may hold the last handle of what it listens to, whose end looks at this list.
+        drop(entries);
+        drop(before);
     }
 }
 

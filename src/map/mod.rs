@@ -209,6 +209,8 @@ impl ReplicatedMap {
         let key = key.as_ref();
         check(key)?;
         self.check_open()?;
+        // What is not held here is looked at first: a removal must be later than what it removes, whatever the clocks say.
+        drop(self.get(key));
         let (_, outcome) = self.0.replica.commit(key, Change::Remove { read: None }, self.0.confirm.want())?;
         receipt(outcome)
     }

@@ -180,6 +180,7 @@ impl From<Refusal> for CommitError {
         match refusal {
             Refusal::Exists | Refusal::OtherSlot => Self::Taken,
             Refusal::Unavailable => Self::Unavailable,
+            Refusal::Stopped => Self::Stopped,
             Refusal::Removed => Self::Removed,
             Refusal::Expired => Self::Expired,
             Refusal::Full => Self::Full,

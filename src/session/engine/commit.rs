@@ -51,6 +51,8 @@ pub(crate) enum Refusal {
     OtherSlot,
     /// Values of the entry are in the store, which cannot be asked.
     Unavailable,
+    /// The context is left.
+    Stopped,
 }
 
 /// Attributes of one entry, removed ones included.

@@ -28,7 +28,7 @@ pub(crate) struct FetchFault {
     pub(crate) silent: Vec<Member>,
 }
 
-/// Fetches at once; more are answered as if nobody had.
+/// Fetches at once; more are told that nobody can answer.
 const MAX_FETCHES: usize = 65_536;
 
 #[derive(Debug, Default)]
@@ -53,6 +53,8 @@ struct Fetch {
     best: Option<Entry>,
     /// How often all may be asked again.
     rounds: u8,
+    /// The store may have it, and could not be read: it is not asked again for this.
+    store_failed: bool,
 }
 
 /// How often all are asked again when what they have lacks a write of this member: their answers may have crossed it.
@@ -96,13 +98,20 @@ impl Engine {
 
     fn fetch(&mut self, key: &[u8]) -> Get {
         let candidates = self.sources(slot_of(key));
-        if candidates.is_empty() || self.fetches.asking.len() >= MAX_FETCHES {
+        let crowded = self.fetches.asking.len() >= MAX_FETCHES;
+        if candidates.is_empty() || crowded {
             if self.is_here_but_away(key) {
                 return self.wait_for_store(key);
             }
             return match self.found_here(key) {
                 Some(record) => Get::Here(record),
-                None => Get::Absent,
+                None if candidates.is_empty() => Get::Absent,
+                None => {
+                    // Somebody may have it, and cannot be asked.
+                    let ticket = self.number();
+                    self.nobody_can_tell(ticket, Vec::new());
+                    Get::Asking(ticket)
+                }
             };
         }
         let ticket = self.number();
@@ -112,22 +121,35 @@ impl Engine {
 
     fn wait_for_store(&mut self, key: &[u8]) -> Get {
         let ticket = self.number();
-        self.answer_from_store(ticket, key);
+        self.wait_for_store_as(ticket, key);
         Get::Asking(ticket)
     }
 
     /// The answer is in the store. When too much waits for it, nobody can tell.
-    fn answer_from_store(&mut self, ticket: Ticket, key: &[u8]) {
+    fn wait_for_store_as(&mut self, ticket: Ticket, key: &[u8]) {
         if !self.park(key, Parked::Get(ticket)) {
-            self.outputs.push_back(Output::Fetched(ticket, Err(FetchFault { silent: Vec::new() })));
+            self.nobody_can_tell(ticket, Vec::new());
         }
+    }
+
+    /// Others could not answer, but the store can, unless it was what could not.
+    fn answer_from_store(&mut self, ticket: Ticket, fetch: Fetch) {
+        if fetch.store_failed {
+            self.nobody_can_tell(ticket, fetch.silent);
+        } else {
+            self.wait_for_store_as(ticket, &fetch.key);
+        }
+    }
+
+    fn nobody_can_tell(&mut self, ticket: Ticket, silent: Vec<Member>) {
+        self.outputs.push_back(Output::Fetched(ticket, Err(FetchFault { silent })));
     }
 
     /// Asks others for what the store should have had; when there is nobody to ask and the store may have it, nobody can tell.
     pub(super) fn fetch_instead(&mut self, ticket: Ticket, key: &[u8]) {
         let candidates = self.sources(slot_of(key));
         if candidates.is_empty() && self.is_away(key) {
-            return self.outputs.push_back(Output::Fetched(ticket, Err(FetchFault { silent: Vec::new() })));
+            return self.nobody_can_tell(ticket, Vec::new());
         }
         self.ask_for(ticket, key, candidates);
     }
@@ -143,6 +165,7 @@ impl Engine {
             counted: self.counted(slot_of(key)),
             best: None,
             rounds: ROUNDS,
+            store_failed: self.is_away(key),
         };
         self.fetches.asking.insert(ticket, fetch);
         self.ask_next(ticket);
@@ -214,7 +237,7 @@ impl Engine {
             }
         }
         if self.is_here_but_away(&fetch.key) {
-            return self.answer_from_store(ticket, &fetch.key);
+            return self.answer_from_store(ticket, fetch);
         }
         let mut unkept = None;
         if let Some(best) = fetch.best.filter(|_| self.is_behind(&fetch.key)) {
@@ -326,7 +349,7 @@ impl Engine {
                 }
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };
                 if self.is_here_but_away(&fetch.key) {
-                    return self.answer_from_store(request, &fetch.key);
+                    return self.answer_from_store(request, fetch);
                 }
                 let unkept = unkept.map(|entry| entry.record).filter(|record| record.is_alive());
                 let found = unkept.or_else(|| self.found_here(&fetch.key));

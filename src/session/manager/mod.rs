@@ -176,7 +176,11 @@ impl<K> Manager<K> {
     ///
     /// As [`Session::commit`].
     pub fn invalidate(&self, id: &SessionId) -> Result<CommitReceipt, CommitError> {
-        self.context.invalidate(id, None)
+        // A session that is not held here is looked at first: its end must be later than its last write, whatever the clocks say.
+        match self.get(id) {
+            Ok(Some(session)) => session.invalidate(),
+            Ok(None) | Err(_) => self.context.invalidate(id, None),
+        }
     }
 
     /// As [`invalidate`](Self::invalidate), but does not wait; see [`Session::start_commit`].

@@ -1,6 +1,7 @@
 //! Commits. Whoever waits for one sends it and reads its acknowledgement on the own thread; a hand-over to another would cost more than
 //! all the rest.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::pending::{Pending, pending};
@@ -58,6 +59,10 @@ impl Shared {
         };
         let (record, outcome) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
+                if self.closed.load(Ordering::Acquire) {
+                    // What is saved at the end has been, or is about to be.
+                    return Err(Refusal::Stopped);
+                }
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
                 }
@@ -94,6 +99,10 @@ impl Shared {
         let mut attended = Vec::new();
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
+                if self.closed.load(Ordering::Acquire) {
+                    // What is saved at the end has been, or is about to be.
+                    return Err(Refusal::Stopped);
+                }
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
                 }

@@ -289,7 +289,7 @@ impl Replica {
     /// Hands over what only this member holds, leaves the context, and tells what could not be handed over in time.
     pub(crate) fn drain(&self, deadline: Duration) -> Vec<Key> {
         if self.is_closed() {
-            return Vec::new();
+            return self.with(|engine, _| engine.remaining());
         }
         self.with(|engine, now| engine.drain(now));
         let since = clock::now();
@@ -310,10 +310,11 @@ impl Replica {
 
     /// Leaves the context: tells the others, fails what waits, ends the thread.
     pub(crate) fn stop(&self) {
-        let mut unsaved = Vec::new();
+        let saves = self.shared.keeper.as_ref().is_some_and(Keeper::ends);
         self.with(|engine, now| {
-            if self.shared.keeper.as_ref().is_some_and(Keeper::ends) {
-                unsaved = engine.unsaved(now);
+            if saves {
+                // From here on nothing goes to the store by itself, and nothing is taken out of it.
+                drop(engine.unsaved(now));
             }
             if !self.is_closed() {
                 engine.drain(now);
@@ -321,6 +322,8 @@ impl Replica {
         });
         drop(self.registered.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.shared.close();
+        // What was committed before the end is in there; what comes later is told that it came too late.
+        let unsaved = if saves { self.with(|engine, now| engine.unsaved(now)) } else { Vec::new() };
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A waker or a callback may be what drops the last handle, on any thread.
         if let Some(thread) = thread

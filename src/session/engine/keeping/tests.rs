@@ -302,3 +302,37 @@ fn a_store_that_cannot_be_read_for_a_moment_loses_nothing() {
     let (_, found) = group.nodes[0].fetched.pop().expect("there is an answer");
     assert!(found.expect("the store answers again").is_some());
 }
+
+#[test]
+fn a_read_of_what_no_store_can_read_ends_although_there_are_others_to_ask() {
+    let mut group = Group::ready(2, &idle());
+    group.create(0, b"cart", "n", "precious");
+    group.run_for(SECOND * 5);
+    assert!((0..2).all(|node| is_away(&group, node, b"cart")));
+    let mut fetched = Vec::new();
+    for _ in 0..10 {
+        group.with(0, |engine, now| {
+            if fetched.is_empty() && !matches!(engine.get(now, b"cart"), Get::Asking(_)) {
+                panic!("it is in the store");
+            }
+            while engine.poll_output().is_some() {}
+            engine.loaded(now, b"cart", &Loaded::Failed);
+        });
+        // The other one's store fails as well: it is unsure.
+        let from = group.nodes[1].member.clone();
+        while let Some(packet) = group.wire.pop_front() {
+            if packet.to == 1
+                && let Ok(Message::Fetch { request, .. }) = codec::decode(&mut Names::default(), 0, &packet.body)
+            {
+                let answer = Message::Fetched { request, answer: Found::Unsure };
+                group.with(0, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer)));
+            }
+        }
+        fetched.append(&mut group.nodes[0].fetched);
+        if !fetched.is_empty() {
+            break;
+        }
+    }
+    let (_, found) = fetched.pop().expect("the read ends");
+    assert!(found.is_err(), "nobody can tell");
+}

@@ -196,7 +196,7 @@ impl Oracle {
             }
             Refusal::Expired => self.leases.has_lapsed(key, birth),
             Refusal::Full => self.capped,
-            Refusal::TooLarge | Refusal::OtherSlot | Refusal::Unavailable => false,
+            Refusal::TooLarge | Refusal::OtherSlot | Refusal::Unavailable | Refusal::Stopped => false,
         }
     }
 
