@@ -63,6 +63,13 @@ impl Directory {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path)?) & 0o077 != 0 {
+            log::warn!(
+                "other users can list the session store {}: names of files are ids of sessions; make it mode 0700",
+                path.display()
+            );
+        }
         for above in missing.iter().filter_map(|made| made.parent()) {
             Self::at(above.to_owned())?.sync_names()?;
         }
