@@ -319,6 +319,11 @@ impl Engine {
     /// The record that a change is made on, which is here from now on.
     fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<Arc<Record>, Refusal> {
         let slot = slot_of(key);
+        if self.table.get(key).is_some_and(|held| read.birth > held.record.birth.max(held.record.end.death)) {
+            // What is here, as an old tombstone that somebody had left, is from before the incarnation that was read elsewhere.
+            self.take_unnoticed(Entry { key: key.into(), record: Arc::clone(read), base: None, idle: 0, keep: 0 });
+            self.handover_soon();
+        }
         match self.table.get(key) {
             Some(held) => match held.record.death() {
                 None => Ok(Arc::clone(&held.record)),

@@ -71,7 +71,8 @@ planted! {
     a_member_that_leaves_with_what_it_has_is_caught: drained_at_once, SEEDS, ["has lost"];
     a_member_that_takes_more_than_it_may_is_caught: no_cap, SEEDS, ["more than it may"];
     #[cfg_attr(debug_assertions, ignore = "takes hundreds of histories: run it in a release build")]
-    a_joiner_that_is_ready_at_once_is_caught: ready_at_once, 400, ["has lost", "read less than was written", "both replaced", "found"];
+    a_joiner_that_is_ready_at_once_is_caught: ready_at_once, 400,
+        ["has lost", "read less than was written", "both replaced", "found", "refuses a change"];
     #[cfg_attr(debug_assertions, ignore = "takes hundreds of histories: run it in a release build")]
     an_owner_that_lets_entries_expire_without_asking_is_caught: expire_alone, 400, ["expired"];
     #[cfg_attr(debug_assertions, ignore = "takes hundreds of histories: run it in a release build")]

@@ -327,6 +327,32 @@ fn an_old_tombstone_elsewhere_does_not_hide_a_new_entry() {
 }
 
 #[test]
+fn an_old_tombstone_that_comes_after_the_read_does_not_refuse_the_change() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let reader = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    assert!(group.commit(0, &key, Change::Remove { read: None }, Want::None).is_ok());
+    let buried = group.engine(0).table.get(&key).expect("a tombstone").record.clone();
+    let again = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
+    assert!(group.commit(0, &key, again, Want::None).is_ok());
+    group.settle();
+    let found = read(&mut group, reader, &key);
+    // Somebody who was asked as well answers with what it had of the incarnation before.
+    group.with(reader, |engine, _| {
+        let now = engine.millis();
+        engine.table.insert(&key, table::Held::new(buried, now));
+    });
+    let change = Change::Update { read: found, lease: None, attributes: vec![("m".into(), Some("3".into()))] };
+    group.commit(reader, &key, change, Want::All).expect("it was not removed since it was read");
+    group.run_for(SECOND);
+    for holds in [0, holder(&group, 0, &key, 1)] {
+        let values = ["n", "m"].map(|name| group.value(holds, &key, name).expect("it is there"));
+        assert_eq!(values, ["2", "3"], "{holds}");
+    }
+}
+
+#[test]
 fn a_copy_that_was_only_looked_at_is_kept_once_it_is_offered_to_somebody() {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);
