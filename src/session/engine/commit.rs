@@ -334,7 +334,7 @@ impl Engine {
                 Some(Death::Lapsed) => Err(Refusal::Expired),
             },
             // Whoever has everything would know of it: it has died, and even its tombstone is gone.
-            None if self.knows_all(slot) => Err(Refusal::Removed),
+            None if self.knows_of_all_but(&self.local, slot) => Err(Refusal::Removed),
             None if self.known_death(key, read.birth).is_some() => Err(Refusal::Removed),
             None => {
                 let held = Held::new(Arc::clone(read), self.millis());

@@ -85,7 +85,7 @@ impl Engine {
             if !held.is_alive() && authority {
                 return Get::Absent;
             }
-        } else if authority && self.knows_all(slot) && !self.is_meeting() {
+        } else if authority && self.knows_of_all_but(&self.local, slot) && !self.is_meeting() {
             return Get::Absent;
         }
         self.fetch(key)
@@ -181,7 +181,9 @@ impl Engine {
         let leaving = self.peers.present().filter(|(_, phase)| *phase == Phase::Leaving).map(|(member, _)| member);
         // One that is joining may have been written to.
         let joining = self.peers.present().filter(|(_, phase)| *phase == Phase::Joining).map(|(member, _)| member);
-        let more = order.filter(ready).chain(leaving).chain(&holders).chain(joining);
+        // One that is here and has not said anything yet may have been written to by who has heard it.
+        let unheard = self.unheard();
+        let more = order.filter(ready).chain(leaving).chain(&holders).chain(joining).chain(unheard);
         for member in more {
             if !sources.contains(member) {
                 sources.push(member.clone());
@@ -279,7 +281,7 @@ impl Engine {
         }
         let answer = match self.whole(key) {
             Some(entry) => Found::Entry(Box::new(entry)),
-            None if self.knows_all(slot) => Found::Absent,
+            None if self.knows_of_all_but(from, slot) => Found::Absent,
             None => Found::Unsure,
         };
         self.send(vec![from.clone()], &Message::Fetched { request, answer }, None);

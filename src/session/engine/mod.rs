@@ -242,6 +242,8 @@ struct SlotState {
     former: bool,
     /// Which holders, by position, agreed on the digest, with nothing known to have gone wrong since.
     agreed: u32,
+    /// Which holders, by position, have told or compared what they have since both are holders: what they had then is known here.
+    met: u32,
     /// Rises whenever somebody begins to count on what is here though this member is no holder: what was sent before does not show that it
     /// may be let go of. See `handover`.
     counted_on: u32,

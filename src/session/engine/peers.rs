@@ -188,6 +188,15 @@ impl Engine {
         silent.map(|peer| peer.added + HELLO_PATIENCE).filter(|at| *at > now).max()
     }
 
+    /// Members that the channel shows, and that have not had the time to say whether they take part.
+    pub(super) fn unheard(&self) -> impl Iterator<Item = &Member> {
+        let now = self.millis();
+        let unheard = move |peer: &&Peer| {
+            peer.in_view && peer.phase.is_none() && !peer.without && !peer.member.is_placeholder() && now < peer.added + HELLO_PATIENCE
+        };
+        self.peers.known.values().filter(unheard).map(|peer| &peer.member)
+    }
+
     /// Whether two parts of the group have just met, at the end of a partition or of a slow discovery. What is not here may be there, until
     /// the parts have compared what they have.
     pub(super) fn is_meeting(&self) -> bool {
@@ -237,6 +246,10 @@ impl Engine {
                 // It does not have this context; when it gets it, it will say hello itself.
                 peer.retry = None;
                 peer.without = peer.phase.is_none();
+                if peer.without {
+                    // Nor does it have what it was asked for meanwhile.
+                    self.fetches_lost(member);
+                }
             }
             super::Outcome::Failed => return,
         }
@@ -332,9 +345,9 @@ impl Engine {
         let holds = self.placement.rank(slot, &self.local).is_some();
         self.table.note_all(slot, |_, entry| entry.copies = remap(entry.copies));
         let state = &mut self.slots[usize::from(slot)];
-        state.agreed = remap(state.agreed);
+        (state.agreed, state.met) = (remap(state.agreed), remap(state.met));
         if holds && !held {
-            (state.complete, state.former, state.lacks) = (false, false, false);
+            (state.complete, state.former, state.lacks, state.met) = (false, false, false, 0);
             self.transfer_gained(slot);
         } else if !holds {
             state.former = held && state.complete || !held && state.former;

@@ -17,10 +17,10 @@ use super::commit::{Change, Commit, MAX_ATTRIBUTES, MAX_ENTRY, Refusal};
 use super::config::{Config, Copies};
 use super::fetch::Get;
 use super::flaws::Flaws;
-use super::message::{Phase, Want};
+use super::message::{Message, Phase, Want};
 use super::record::Record;
 use super::table::{SLOTS, slot_of};
-use super::testkit::Group;
+use super::testkit::{Group, Packet};
 use super::*;
 
 fn backups(count: usize) -> Config {
@@ -50,6 +50,10 @@ fn holder(group: &Group, asked: usize, key: &[u8], rank: usize) -> usize {
 
 fn holders_of(group: &Group, key: &[u8]) -> usize {
     group.nodes.iter().filter(|node| node.engine.as_ref().is_some_and(|engine| engine.peek(key).is_some())).count()
+}
+
+fn decoded(packet: &Packet) -> Option<Message> {
+    codec::decode(&mut Names::default(), Config::default().context, &packet.body).ok()
 }
 
 /// The version of the attribute `n`.

@@ -329,6 +329,7 @@ impl Engine {
             *strain = strain.saturating_sub(1);
         }
         for done in chunk.done.iter().filter(|done| request.slots.contains(&done.slot)) {
+            self.meet(done.slot, from);
             if done.complete {
                 self.filled(done.slot, Some((from, done.digest)));
             } else if let Some(fill) = self.transfer.filling.get_mut(&done.slot) {
@@ -406,6 +407,21 @@ impl Engine {
         state.complete && !state.lacks
     }
 
+    /// Whether what is not here is nowhere, but perhaps with `asker`. One that has just come may have been written to by members that
+    /// heard it earlier, and they may be dead: before it has told what it has, it is asked.
+    pub(super) fn knows_of_all_but(&self, asker: &Member, slot: SlotId) -> bool {
+        let asker = self.placement.rank(slot, asker).map_or(0, bit);
+        let others = self.others_mask(slot) & !asker;
+        self.knows_all(slot) && self.slots[usize::from(slot)].met & others == others && self.unheard().next().is_none()
+    }
+
+    /// Another holder has told what it has in a slot.
+    fn meet(&mut self, slot: SlotId, member: &Member) {
+        if let Some(mark) = self.placement.rank(slot, member).map(bit) {
+            self.slots[usize::from(slot)].met |= mark;
+        }
+    }
+
     /// Marks a slot as equal with one of its other holders.
     pub(super) fn agree(&mut self, slot: SlotId, member: &Member) {
         let Some(mark) = self.placement.rank(slot, member).map(bit) else { return };
@@ -413,6 +429,7 @@ impl Engine {
         let all = self.others_mask(slot);
         let state = &mut self.slots[usize::from(slot)];
         state.agreed |= mark;
+        state.met |= mark;
         if state.agreed & all == all {
             (state.differs_since, state.lacks) = (None, false);
         }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::super::message::Message;
-use super::super::testkit::Packet;
 use super::*;
 
 #[test]
@@ -40,10 +38,6 @@ fn a_joiner_gets_everything_in_small_chunks_and_is_ready_then() {
     assert_eq!(group.engine(joiner).phase(), Phase::Ready);
     assert_eq!(group.engine(joiner).table.alive(), 3_000);
     assert!(group.agrees());
-}
-
-fn decoded(packet: &Packet) -> Option<Message> {
-    codec::decode(&mut Names::default(), Config::default().context, &packet.body).ok()
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn a_write_to_an_incarnation_that_was_replaced_is_remembered() {
     assert!(group.commit(0, &key, anew, Want::None).is_ok());
     let later = group.engine(0).whole(&key).expect("it is here");
     let from = group.nodes[0].member.clone();
-    let put = codec::encode(0, &message::Message::Put(vec![later]));
+    let put = codec::encode(0, &Message::Put(vec![later]));
     assert!(group.with(writer, |engine, now| engine.receive(now, &from, &put)));
     group.run_for(SECOND * 2);
     assert!(group.engine(writer).peek(&key).is_none(), "it is let go of");
@@ -183,7 +183,7 @@ fn a_member_does_not_read_less_than_it_wrote() {
     for node in [0, holder(&group, 0, &key, 1)] {
         group.wire.clear();
         let from = group.nodes[node].member.clone();
-        let answer = message::Message::Fetched { request, answer: message::Found::Entry(Box::new(before.clone())) };
+        let answer = Message::Fetched { request, answer: message::Found::Entry(Box::new(before.clone())) };
         assert!(group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer))));
     }
     assert!(group.nodes[writer].fetched.is_empty(), "somebody has what it wrote");
@@ -278,7 +278,7 @@ fn what_a_member_removed_does_not_come_back_to_it() {
     let refused = group.commit(writer, &key, write(&old, "n", "2"), Want::None);
     assert!(matches!(refused, Err(Refusal::Removed)), "{refused:?}");
     let from = group.nodes[0].member.clone();
-    let put = message::Message::Put(vec![entry]);
+    let put = Message::Put(vec![entry]);
     assert!(!group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &put))), "it is rejected");
     assert!(group.engine(writer).peek(&key).is_none());
     group.run_for(SECOND * 3);

@@ -93,7 +93,7 @@ fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
         }
     };
     let from = group.nodes[guest].member.clone();
-    let answer = message::Message::Fetched { request: ticket, answer: message::Found::Entry(Box::new(old)) };
+    let answer = Message::Fetched { request: ticket, answer: message::Found::Entry(Box::new(old)) };
     assert!(group.with(reader, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer))));
     assert!(group.nodes[reader].fetched.is_empty(), "a holder may still know better");
     late.into_iter().for_each(|packet| group.wire.push_back(packet));
@@ -153,4 +153,59 @@ fn a_member_without_room_reads_what_others_hold() {
     let record = found.expect("the owner answers").expect("the entry is there");
     assert_eq!(record.value("name").map(|value| &value[..]), Some(&b"ada"[..]));
     assert_eq!(group.engine(full).table.len(), 0);
+}
+
+/// A joiner that one of two members has heard, which has created an entry on it and on itself, and has died.
+fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
+    let mut group = Group::ready(2, &backups(1));
+    group.shown_at_once = false;
+    let joiner = group.join(backups(1));
+    // It gets nothing of what it asks for.
+    group.show(1, joiner);
+    while let Some(packet) = group.wire.pop_front() {
+        if !matches!(decoded(&packet), Some(Message::Pull { .. })) {
+            group.hand_over(packet);
+        }
+    }
+    let survivor = group.engine(0).local().clone();
+    let key = (0..).map(key).find(|key| group.engine(1).placement.rank(slot_of(key), &survivor).is_none());
+    let key = key.expect("two of three hold a key");
+    group.create(1, &key, "n", "1");
+    group.settle();
+    assert!(group.value(joiner, &key, "n").is_some(), "it has confirmed it");
+    group.crash(1);
+    group.show(0, joiner);
+    (group, joiner, key)
+}
+
+#[test]
+fn who_hears_a_joiner_after_the_writer_has_died_asks_it() {
+    let (mut group, _, key) = only_a_joiner_has_it();
+    // Each has heard the other's hello, and no more.
+    for _ in 0..2 {
+        let packet = group.wire.pop_front().expect("two hellos");
+        group.hand_over(packet);
+    }
+    let Get::Asking(_) = group.get(0, &key) else { panic!("the joiner was not heard yet") };
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
+    assert!(found.expect("it knows").is_some());
+    // Once it has told what it has, nobody need ask it again.
+    group.run_for(SECOND * 10);
+    assert!(matches!(group.get(0, &[0xff; 16]), Get::Absent), "what is not here is nowhere");
+    assert!(group.agrees());
+}
+
+#[test]
+fn who_sees_a_joiner_and_has_not_heard_it_asks_it_as_well() {
+    let (mut group, joiner, key) = only_a_joiner_has_it();
+    let hello = group.wire.iter().position(|packet| packet.from == joiner).expect("it says hello");
+    let hello = group.wire.remove(hello).expect("it is there");
+    let Get::Asking(_) = group.get(0, &key) else { panic!("the joiner was not heard yet") };
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
+    assert!(found.expect("it knows").is_some());
+    group.hand_over(hello);
+    group.run_for(SECOND * 10);
+    assert!(group.agrees());
 }
