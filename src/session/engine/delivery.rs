@@ -36,6 +36,8 @@ pub(super) struct Sent {
 #[derive(Clone, Debug)]
 enum Cargo {
     Hello,
+    /// A question to one that may not have this context.
+    Fetch(Ticket),
     /// Entries, as they were when they were sent.
     Entries {
         entries: Vec<Sent>,
@@ -47,6 +49,10 @@ enum Cargo {
 impl Engine {
     pub(super) fn track_hello(&mut self) -> Token {
         self.track(Cargo::Hello, 1)
+    }
+
+    pub(super) fn track_fetch(&mut self, ticket: Ticket) -> Token {
+        self.track(Cargo::Fetch(ticket), 1)
     }
 
     fn track(&mut self, what: Cargo, left: usize) -> Token {
@@ -119,6 +125,8 @@ impl Engine {
         };
         match what {
             Some(Cargo::Hello) => self.hello_sent(token, to, outcome),
+            Some(Cargo::Fetch(ticket)) if outcome == Outcome::Rejected => self.fetch_refused(ticket, to),
+            Some(Cargo::Fetch(_)) => {}
             Some(Cargo::Entries { entries, whole, ticket }) => self.entries_sent(to, outcome, entries, whole, ticket),
             None => {}
         }

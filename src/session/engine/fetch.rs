@@ -213,7 +213,9 @@ impl Engine {
             Some(member) => {
                 fetch.silent.push(member.clone());
                 let message = Message::Fetch { request: ticket, key: fetch.key.clone() };
-                self.send(vec![member], &message, None);
+                let heard = self.peers.phase_of(&member).is_some();
+                let token = (!heard).then(|| self.track_fetch(ticket));
+                self.send(vec![member], &message, token);
             }
             None if fetch.silent.is_empty() => self.fetch_ends(ticket),
             // Somebody may still answer.
@@ -365,6 +367,13 @@ impl Engine {
             }
             _ => self.ask_next(request),
         }
+    }
+
+    /// Who was asked does not have this context, and so no entry.
+    pub(super) fn fetch_refused(&mut self, ticket: Ticket, by: &Member) {
+        let Some(fetch) = self.fetches.asking.get_mut(&ticket) else { return };
+        fetch.silent.retain(|silent| silent != by);
+        self.ask_next(ticket);
     }
 
     pub(super) fn fetches_lost(&mut self, member: &Member) {

@@ -188,11 +188,12 @@ impl Engine {
         silent.map(|peer| peer.added + HELLO_PATIENCE).filter(|at| *at > now).max()
     }
 
-    /// Members that the channel shows, and that have not had the time to say whether they take part.
+    /// Members that the channel shows, and that have not had the time to say that they take part. One that has refused a hello may have
+    /// entered the context since, and others may have heard of it already.
     pub(super) fn unheard(&self) -> impl Iterator<Item = &Member> {
         let now = self.millis();
         let unheard = move |peer: &&Peer| {
-            peer.in_view && peer.phase.is_none() && !peer.without && !peer.member.is_placeholder() && now < peer.added + HELLO_PATIENCE
+            peer.in_view && peer.phase.is_none() && !peer.member.is_placeholder() && now < peer.added + HELLO_PATIENCE
         };
         self.peers.known.values().filter(unheard).map(|peer| &peer.member)
     }
@@ -246,10 +247,6 @@ impl Engine {
                 // It does not have this context; when it gets it, it will say hello itself.
                 peer.retry = None;
                 peer.without = peer.phase.is_none();
-                if peer.without {
-                    // Nor does it have what it was asked for meanwhile.
-                    self.fetches_lost(member);
-                }
             }
             super::Outcome::Failed => return,
         }

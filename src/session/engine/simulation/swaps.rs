@@ -24,7 +24,6 @@ pub(super) struct Swaps {
 #[derive(Clone, Copy, Debug)]
 struct Decision {
     birth: Version,
-    #[expect(dead_code, reason = "for whoever reads of a failure")]
     by: Pid,
     at: Duration,
 }
@@ -57,8 +56,9 @@ impl Oracle {
         let (early, late) = if other.at < decision.at { (first, decision.at) } else { (version, other.at) };
         let began = other.at.min(decision.at).saturating_sub(SETTLE);
         let lost = self.is_lost(key, early) || self.swaps.lost.contains(&(key.clone(), early));
-        // Each side of a partition decides for itself.
-        if lost || (began..=late).contains(&self.rough) || self.rough > late {
+        // Each side of a partition decides for itself; so do two of which one has just come, or has not heard yet that the other is there.
+        let apart = other.by != decision.by && !self.talked(other.by.node, decision.by.node, began);
+        if lost || apart || (began..=late).contains(&self.rough) || self.rough > late {
             return Ok(());
         }
         Err(format!("{first} and {version} both replaced {expected} of {}: {other:?}, {decision:?}", name(key)))

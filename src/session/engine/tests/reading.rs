@@ -209,3 +209,34 @@ fn who_sees_a_joiner_and_has_not_heard_it_asks_it_as_well() {
     group.run_for(SECOND * 10);
     assert!(group.agrees());
 }
+
+#[test]
+fn who_was_refused_by_a_joiner_before_it_was_in_the_context_asks_it_as_well() {
+    let (mut group, joiner, key) = only_a_joiner_has_it();
+    let hello = group.wire.iter().position(|packet| packet.from == joiner).expect("it says hello");
+    let hello = group.wire.remove(hello).expect("it is there");
+    let refused = group.wire.pop_front().expect("a hello to the joiner");
+    let member = group.nodes[joiner].member.clone();
+    group.with(0, |engine, now| engine.sent(now, refused.token.expect("its outcome matters"), &member, Outcome::Rejected));
+    let Get::Asking(_) = group.get(0, &key) else { panic!("the joiner was not heard yet") };
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
+    assert!(found.expect("it knows").is_some());
+    group.hand_over(hello);
+    group.run_for(SECOND * 10);
+    assert!(group.agrees());
+}
+
+#[test]
+fn one_that_does_not_have_the_context_is_not_waited_for() {
+    let mut group = Group::ready(2, &backups(1));
+    let other = Config { context: 99, ..backups(1) };
+    group.join(other);
+    group.settle();
+    let Get::Asking(_) = group.get(0, &[0xff; 16]) else { panic!("it may have entered the context since") };
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("it has said that it does not have the context");
+    assert!(found.expect("nobody else is there to ask").is_none());
+    group.run_for(SECOND * 3);
+    assert!(matches!(group.get(0, &[0xff; 16]), Get::Absent));
+}
