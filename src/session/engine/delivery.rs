@@ -1,12 +1,10 @@
 //! Messages whose outcome matters: which entries they carry, and for which commit.
 
-use std::collections::BTreeMap;
-
 use super::commit::Outlook;
 use super::keeping::Parked;
 use super::message::{Entry, Message};
 use super::table::{Key, slot_of};
-use super::{Engine, Outcome, Ticket, Token};
+use super::{Engine, Outcome, Ticket, Tickets, Token};
 use crate::member::Member;
 
 /// Entries in one message, at most, in bytes: what is larger goes in several.
@@ -14,7 +12,7 @@ const MAX_BATCH: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    under_way: BTreeMap<Token, Delivery>,
+    under_way: Tickets<Delivery>,
 }
 
 #[derive(Debug)]
