@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::attributes::Attributes;
+use super::few::Few;
 use super::keeping::Parked;
 use super::message::{Entry, SwapOutcome, Want};
 use super::record::{Attribute, Death, Ends, Lease, Name, Record};
@@ -129,7 +130,7 @@ pub(super) struct Commits {
 #[derive(Debug)]
 struct Waiting {
     /// What it changed, all in one slot: two keys for a rename.
-    keys: Vec<Key>,
+    keys: Few<Key>,
     whom: Whom,
     want: Want,
     /// Of the incarnation that was written to; the version itself for what makes or ends one.

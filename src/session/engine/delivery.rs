@@ -1,6 +1,7 @@
 //! Messages whose outcome matters: which entries they carry, and for which commit.
 
 use super::commit::Outlook;
+use super::few::Few;
 use super::keeping::Parked;
 use super::message::{Entry, Message};
 use super::table::{Key, slot_of};
@@ -38,7 +39,7 @@ enum Cargo {
     Fetch(Ticket),
     /// Entries, as they were when they were sent.
     Entries {
-        entries: Vec<Sent>,
+        entries: Few<Sent>,
         whole: bool,
         ticket: Option<Ticket>,
     },
@@ -130,14 +131,14 @@ impl Engine {
         }
     }
 
-    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Vec<Sent>, whole: bool, ticket: Option<Ticket>) {
+    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Few<Sent>, whole: bool, ticket: Option<Ticket>) {
         match outcome {
             Outcome::Accepted => {
                 entries.iter().for_each(|sent| self.confirmed(sent, to));
                 self.commit_outlook(ticket, to, Outlook::Confirmed);
             }
             // It lacks what the change was made on: that is how it asks for the entry.
-            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_iter().map(|sent| sent.key)),
+            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_vec().into_iter().map(|sent| sent.key)),
             Outcome::Rejected | Outcome::Failed => {
                 entries.iter().for_each(|sent| self.disagree(slot_of(&sent.key), to));
                 self.commit_outlook(ticket, to, Outlook::Failed);
@@ -160,7 +161,8 @@ impl Engine {
             same
         });
         match current {
-            Some(true) => self.handover_confirmed(&sent.key),
+            Some(true) if self.is_guest_slot(slot) => self.handover_confirmed(&sent.key),
+            Some(true) => {}
             // It has changed meanwhile.
             Some(false) => self.repair_when_quiet(slot),
             None => {}

@@ -15,7 +15,7 @@
 //! | `repair` | comparing digests, sending differences |
 //! | `handover`, `written` | letting go of what belongs to others, and knowing what this member wrote to it |
 //! | `keeping` | a store beyond memory: what comes back from it, and what is swapped out to it |
-//! | `tickets` | what is under way |
+//! | `tickets`, `few` | what is under way; lists of what is nearly always one |
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
@@ -29,6 +29,7 @@ mod config;
 mod delivery;
 mod expiry;
 mod fetch;
+mod few;
 #[cfg(test)]
 mod flaws;
 mod handover;

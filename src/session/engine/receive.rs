@@ -91,9 +91,12 @@ impl Engine {
             }
             let slot = slot_of(&key);
             let fingerprint = self.table.get(&key).map(|held| held.fingerprint);
-            self.counted_on(&key);
+            let guest = self.is_guest_slot(slot);
+            if guest {
+                self.counted_on(&key);
+            }
             // Who sends to a guest counts on it, and may be about to let go: that one's copy is asked after, not taken for granted.
-            if self.placement.rank(slot, &self.local).is_some() && self.placement.rank(slot, from).is_some() {
+            if !guest && self.placement.rank(slot, from).is_some() {
                 match (whole, fingerprint) {
                     // This member has more than what came: the other side wants that too.
                     (Some(theirs), Some(ours)) if theirs != ours => self.put_whole(from, [key.clone()], None),

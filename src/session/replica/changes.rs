@@ -107,7 +107,7 @@ impl Shared {
     fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
         let loaded = self.load_for(key, &change)?;
         // Nearly always there is one, which then takes no list.
-        let (mut attended, mut more) = (None, Vec::new());
+        let (mut attended, mut more, mut time) = (None, Vec::new(), None);
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
                 if self.closed.load(Ordering::Acquire) {
@@ -117,18 +117,20 @@ impl Shared {
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
                 }
+                time = Some(now);
                 let commit = state.engine.commit(now, key, change, want)?;
                 if let Commit::Waiting(ticket) = commit {
                     state.waiters.insert(ticket, Waiter::Direct(None));
                 }
                 Ok((state.engine.peek(then).cloned(), commit))
             });
-            let waits = matches!(begun, Ok((_, Commit::Waiting(_))));
+            // What waits was begun.
+            let waits = time.filter(|_| matches!(begun, Ok((_, Commit::Waiting(_)))));
             for send in sends.drain(..) {
-                match send.token {
-                    Some(token) if waits && waits_for_all(want, &send) => {
+                match (send.token, waits) {
+                    (Some(token), Some(time)) if waits_for_all(want, &send) => {
                         for member in send.to {
-                            let sending = self.channel.submit([member.clone()], send.body.clone(), SendOptions::SYNC_ACK);
+                            let sending = self.channel.submit(time, [member.clone()], send.body.clone(), SendOptions::SYNC_ACK);
                             let next = Attended { token, member: [member], sending: Some(sending), outcome: None };
                             match attended {
                                 None => attended = Some(next),

@@ -24,7 +24,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -170,6 +170,8 @@ pub(crate) struct Found {
     pub(crate) record: Arc<Record>,
     /// How long ago the access before this one was.
     pub(crate) idle: Option<Duration>,
+    /// When it was read, by both clocks.
+    pub(crate) at: (Instant, u64),
 }
 
 impl Replica {
@@ -240,7 +242,7 @@ impl Replica {
         self.shared.enter(|state, now| {
             let idle = state.engine.idle(now, key);
             match state.engine.get(now, key) {
-                Get::Here(record) => Read::Known(Some(Found { record, idle })),
+                Get::Here(record) => Read::Known(Some(Found { record, idle, at: (now.instant, now.epoch_millis) })),
                 Get::Absent => Read::Known(None),
                 Get::Asking(ticket) => {
                     let (promise, waiting) = pending();
