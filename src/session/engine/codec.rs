@@ -109,12 +109,34 @@ mod kind {
 
 pub(super) fn encode(context: u64, message: &Message) -> Bytes {
     let mut out = BytesMut::with_capacity(HEADER + size_hint(message));
+    write_all(&mut out, context, message);
+    out.freeze()
+}
+
+/// The memory that short messages share: it is used again when all of them are gone, as each is when the next is made while commits come
+/// one by one.
+const SHARED: usize = 16 * 1024;
+
+/// As [`encode`], in what is left of `room` if the message is short: one of a kilobyte is more than malloc keeps at hand.
+pub(super) fn encode_in(room: &mut BytesMut, context: u64, message: &Message) -> Bytes {
+    let size = HEADER + size_hint(message);
+    if size > SHARED / 4 {
+        return encode(context, message);
+    }
+    if room.capacity() == 0 {
+        *room = BytesMut::with_capacity(SHARED);
+    }
+    room.reserve(size);
+    write_all(room, context, message);
+    room.split().freeze()
+}
+
+fn write_all(out: &mut BytesMut, context: u64, message: &Message) {
     out.put_slice(&MAGIC);
     out.put_u8(VERSION);
     out.put_u8(kind_of(message));
     out.put_u64(context);
-    write(&mut out, message);
-    out.freeze()
+    write(out, message);
 }
 
 /// The version of a stored record, which is its first byte.

@@ -62,7 +62,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::member::Member;
 use crate::stack::Time;
@@ -229,6 +229,8 @@ pub(crate) struct Engine {
     next: u64,
     outputs: VecDeque<Output>,
     names: Names,
+    /// Where messages are put together.
+    room: BytesMut,
     counters: Counters,
     /// Whether anybody wants to know of changed attributes.
     tells_changes: bool,
@@ -292,6 +294,7 @@ impl Engine {
             next: 1,
             outputs: VecDeque::new(),
             names: Names::default(),
+            room: BytesMut::new(),
             counters: Counters::default(),
             tells_changes: true,
             #[cfg(test)]
@@ -403,7 +406,7 @@ impl Engine {
         if to.is_empty() {
             return;
         }
-        let body = codec::encode(self.config.context, message);
+        let body = codec::encode_in(&mut self.room, self.config.context, message);
         self.counters.messages += to.len() as u64;
         self.counters.bytes += (to.len() * body.len()) as u64;
         self.outputs.push_back(Output::Send(Send { to, body, token }));

@@ -151,6 +151,19 @@ proptest! {
     }
 
     #[test]
+    fn messages_that_share_memory_are_what_they_are_alone(messages in vec((any_message(), any::<bool>()), 0..40)) {
+        let (mut room, mut kept) = (BytesMut::new(), Vec::new());
+        for (message, keep) in messages {
+            let (bytes, alone) = (encode_in(&mut room, CONTEXT, &message), encode(CONTEXT, &message));
+            prop_assert_eq!(&bytes, &alone);
+            if keep {
+                kept.push((bytes, alone));
+            }
+        }
+        prop_assert!(kept.iter().all(|(bytes, alone)| bytes == alone), "none is written over");
+    }
+
+    #[test]
     fn a_message_that_is_cut_or_followed_by_more_is_refused(message in any_message(), at in any::<prop::sample::Index>()) {
         let bytes = encode(CONTEXT, &message);
         prop_assert!(read(&bytes[..at.index(bytes.len())]).is_err());
