@@ -344,7 +344,7 @@ impl Engine {
         let state = &mut self.slots[usize::from(slot)];
         (state.agreed, state.met) = (remap(state.agreed), remap(state.met));
         if holds && !held {
-            (state.complete, state.former, state.lacks, state.met) = (false, false, false, 0);
+            (state.complete, state.former, state.lacks, state.met) = (false, false, None, 0);
             self.transfer_gained(slot);
         } else if !holds {
             state.former = held && state.complete || !held && state.former;
