@@ -284,6 +284,9 @@ impl Run {
         for node in &alive {
             self.sim.with_app::<Node, _>(*node, |app, _| app.hands_over(ledger, *node));
         }
+        // What was read is compared with what others have: it must be known who that is now.
+        self.ledger.check(self.sim.seed(), &engines(&self.sim, &alive));
+        let ledger = &mut self.ledger;
         for node in &alive {
             self.sim.with_app::<Node, _>(*node, |app, cx| app.answers(cx, ledger, coverage, *node));
         }
