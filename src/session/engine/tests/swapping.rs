@@ -214,7 +214,7 @@ fn the_receipt_of_one_that_leaves_meanwhile_counts_it_among_those_asked() {
     group.create(0, &key, "n", "1");
     group.settle();
     let version = version_of(&group, 0, &key);
-    group.with(1, |engine, now| engine.swap(now, &key, "n".into(), version, Some("2".into()), Want::Copies(1)));
+    group.with(1, |engine, now| engine.swap(now, &key, "n".into(), version, Some("2".into()), Want::None));
     hand_over_one(&mut group, 1, 0);
     group.with(1, |engine, now| engine.drain(now));
     group.settle();
