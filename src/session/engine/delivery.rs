@@ -126,7 +126,11 @@ impl Engine {
             Some(Cargo::Hello) => self.hello_sent(token, to, outcome),
             Some(Cargo::Fetch(ticket)) if outcome == Outcome::Rejected => self.fetch_refused(ticket, to),
             Some(Cargo::Fetch(_)) => {}
-            Some(Cargo::Entries { entries, whole, ticket }) => self.entries_sent(to, outcome, entries, whole, ticket),
+            Some(Cargo::Entries { entries, whole, ticket }) => {
+                // Whoever took it in may have left the context since, and what it had went with it.
+                let outcome = if self.peers.came_back_since(to, token) { Outcome::Failed } else { outcome };
+                self.entries_sent(to, outcome, entries, whole, ticket);
+            }
             None => {}
         }
     }

@@ -244,8 +244,8 @@ pub(crate) struct Engine {
 struct SlotState {
     /// Whether this member, as a holder, has everything there is.
     complete: bool,
-    /// Whether an entry found no room here: then what is not here may be elsewhere.
-    lacks: bool,
+    /// When an entry found no room here last, in engine milliseconds: then what is not here may be elsewhere.
+    lacks: Option<u64>,
     /// Whether it was complete when it ceased to be a holder: what it still has is all there was then.
     former: bool,
     /// Which holders, by position, agreed on the digest, with nothing known to have gone wrong since.

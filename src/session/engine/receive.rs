@@ -222,7 +222,7 @@ impl Engine {
     /// An entry, or its change, finds no room.
     fn has_no_room(&mut self, key: &[u8]) -> Taken {
         self.counters.refused += 1;
-        self.slots[usize::from(slot_of(key))].lacks = true;
+        self.slots[usize::from(slot_of(key))].lacks = Some(self.millis());
         Taken::Full
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::commit::{Change, Committed, Refusal, Whom};
 use super::message::{Message, SwapOutcome, Want};
 use super::record::Name;
-use super::table::{Key, SlotId, slot_of};
+use super::table::{Key, slot_of};
 use super::version::Version;
 use super::{Engine, Output, Ticket};
 use crate::id::UniqueId;
@@ -41,7 +41,8 @@ pub(super) struct Swaps {
 #[derive(Debug)]
 struct Asking {
     owner: Member,
-    slot: SlotId,
+    /// Whether this member is a holder: then the owner counts it among those that are to confirm, even if it leaves meanwhile.
+    holds: bool,
     deadline: u64,
 }
 
@@ -82,7 +83,8 @@ impl Engine {
             Some(owner) => {
                 // The owner's own wait comes before this one's end.
                 let deadline = self.in_millis(self.config.commit_timeout + self.config.fetch_retry);
-                self.swaps.asking.insert(ticket, Asking { owner: owner.clone(), slot: slot_of(key), deadline });
+                let holds = self.placement.rank(slot_of(key), &self.local).is_some();
+                self.swaps.asking.insert(ticket, Asking { owner: owner.clone(), holds, deadline });
                 let message = Message::Swap { request: ticket, key: key.into(), name, expected, value, confirm: want };
                 self.send(vec![owner], &message, None);
             }
@@ -168,8 +170,7 @@ impl Engine {
         if asking.get().owner != *from {
             return;
         }
-        let slot = asking.remove().slot;
-        let holds = self.placement.rank(slot, &self.local).is_some();
+        let holds = asking.remove().holds;
         let committed = |version, confirmed: Vec<UniqueId>, wanted: u32| {
             // The owner counts those beside itself; the receipt those beside this member, which may be one of them.
             let counted = holds || confirmed.contains(&self.local.id());

@@ -20,6 +20,9 @@ pub(super) const MAX_STRAIN: u32 = 2;
 const MAX_LATE: usize = 64;
 /// A slot whose sources were all silent is begun again after so many milliseconds.
 const RETRY: u64 = 200;
+/// What found no room may be elsewhere until nothing has been refused for so many milliseconds: several times as long as it takes until
+/// a guest is offered again.
+const LACKING: u64 = 10_000;
 /// Who has found a member that is complete, but not all that are said to take part, begins when no other has come for so many
 /// milliseconds.
 const QUIET: u64 = 50;
@@ -404,7 +407,7 @@ impl Engine {
     /// Whether this member, as a holder, has everything there is in a slot: what is not here is not there.
     pub(super) fn knows_all(&self, slot: SlotId) -> bool {
         let state = &self.slots[usize::from(slot)];
-        state.complete && !state.lacks
+        state.complete && state.lacks.is_none()
     }
 
     /// Whether what is not here is nowhere, but perhaps with `asker`. One that has just come may have been written to by members that
@@ -426,12 +429,14 @@ impl Engine {
     pub(super) fn agree(&mut self, slot: SlotId, member: &Member) {
         let Some(mark) = self.placement.rank(slot, member).map(bit) else { return };
         self.table.note_all(slot, |_, held| held.copies |= mark);
-        let all = self.others_mask(slot);
+        let (all, now) = (self.others_mask(slot), self.millis());
         let state = &mut self.slots[usize::from(slot)];
         state.agreed |= mark;
         state.met |= mark;
         if state.agreed & all == all {
-            (state.differs_since, state.lacks) = (None, false);
+            state.differs_since = None;
+            // All may lack the same: who has it as a guest offers it again and again.
+            state.lacks = state.lacks.filter(|at| now < *at + LACKING);
         }
     }
 

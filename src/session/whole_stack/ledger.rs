@@ -153,14 +153,27 @@ impl Ledger {
         self.swaps.push((key.to_vec(), name.to_string(), value.clone(), committed.clone()));
     }
 
-    /// A node reads: what it finds was written by somebody, and it is its own last write or a later one where that must be.
-    pub(super) fn read(&mut self, node: NodeId, key: &[u8], record: &Arc<Record>, known: Option<&[UniqueId]>) {
+    /// What a node that asks now has written last under each name: what it writes until it is answered may have crossed the answer.
+    pub(super) fn written(&self, node: NodeId, key: &[u8]) -> Vec<(&'static str, Write)> {
+        let own = self.own.iter().filter(|((writer, written, _), _)| *writer == node && written == key);
+        own.map(|((.., name), write)| (*name, *write)).collect()
+    }
+
+    /// A node reads: what it finds was written by somebody, and it is its own last write before it asked, or a later one, where that
+    /// must be.
+    pub(super) fn read(
+        &mut self,
+        node: NodeId,
+        key: &[u8],
+        record: &Arc<Record>,
+        written: &[(&'static str, Write)],
+        known: Option<&[UniqueId]>,
+    ) {
         self.are_known(key, record);
-        for ((writer, written, name), write) in &self.own {
-            if *writer == node && written == key && self.is_near(node, key, write.version, known) {
-                let seen = record.attribute(name).map_or(Version::ZERO, |attribute| attribute.version);
-                let Write { birth, version } = *write;
-                assert!(seen >= version || record.birth > birth, "{node:?} wrote {name} at {version} and reads {seen}");
+        for (name, Write { birth, version }) in written {
+            let seen = record.attribute(name).map_or(Version::ZERO, |attribute| attribute.version);
+            if seen < *version && record.birth <= *birth && self.is_near(node, key, *version, known) {
+                panic!("{node:?} wrote {name} of {key:x?} at {version} and reads {record:?}");
             }
         }
     }

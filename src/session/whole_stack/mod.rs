@@ -106,14 +106,12 @@ fn history(seed: u64, coverage: &mut Coverage) -> u64 {
     }
     run.sim.calm();
     run.ledger.closed = true;
-    let bound = convergence_bound(&run.config, run.nodes.len()) + Duration::from_secs(20);
-    let mut waited = Duration::ZERO;
-    while waited < bound && !run.has_converged() {
-        run.sim.run_for(Duration::from_millis(500));
-        waited += Duration::from_millis(500);
-    }
+    run.settles_within(convergence_bound(&run.config, run.nodes.len()) + Duration::from_secs(20));
     run.check(coverage);
     run.sim.run_for(Duration::from_secs(15));
+    // Nobody writes, but leases run out: an access that its owner had not heard of is told in the very moment in which it asks, and the
+    // other holders get to know of it when they compare.
+    run.settles_within(run.config.repair_interval * 2);
     run.check(coverage);
     run.check_answers();
     for node in run.alive() {
@@ -284,6 +282,9 @@ impl Run {
         for node in &alive {
             self.sim.with_app::<Node, _>(*node, |app, _| app.hands_over(ledger, *node));
         }
+        // What was read is compared with what others have: it must be known who that is now.
+        self.ledger.check(self.sim.seed(), &engines(&self.sim, &alive));
+        let ledger = &mut self.ledger;
         for node in &alive {
             self.sim.with_app::<Node, _>(*node, |app, cx| app.answers(cx, ledger, coverage, *node));
         }
@@ -303,6 +304,15 @@ impl Run {
                 [only] if only.phase() == Phase::Leaving => true,
                 _ => super::engine::agree(&engines).is_ok(),
             }
+        }
+    }
+
+    /// Lets time pass until all are equal, but no more than this.
+    fn settles_within(&mut self, bound: Duration) {
+        let mut waited = Duration::ZERO;
+        while waited < bound && !self.has_converged() {
+            self.sim.run_for(Duration::from_millis(500));
+            waited += Duration::from_millis(500);
         }
     }
 

@@ -23,8 +23,8 @@ pub(super) struct Node {
     pub(super) engine: Engine,
     /// Tickets that an answer must come for.
     pub(super) expected: BTreeSet<Ticket>,
-    /// Requests that wait for an entry, and who was known when they began to.
-    reads: BTreeMap<Ticket, (Request, Vec<UniqueId>)>,
+    /// Requests that wait for an entry.
+    reads: BTreeMap<Ticket, Question>,
     swaps: BTreeMap<Ticket, Request>,
     answered: Vec<Output>,
     /// What was let go of, and who was to have it.
@@ -45,6 +45,15 @@ pub(super) struct Request {
     pub(super) fresh: u64,
     /// Which of the things that clients do.
     pub(super) action: u64,
+}
+
+/// A request that waits for an entry.
+struct Question {
+    request: Request,
+    /// Who was known when it was asked.
+    known: Vec<UniqueId>,
+    /// What this node had written then.
+    written: Vec<(&'static str, Write)>,
 }
 
 impl Node {
@@ -71,13 +80,15 @@ impl Node {
     ) {
         match self.engine.get(cx.time(), &request.key) {
             Get::Here(record) => {
-                ledger.read(node, &request.key, &record, None);
+                let written = ledger.written(node, &request.key);
+                ledger.read(node, &request.key, &record, &written, None);
                 self.act(cx, ledger, coverage, node, request, Some(record));
             }
             Get::Absent => self.act(cx, ledger, coverage, node, request, None),
             Get::Asking(ticket) => {
                 self.expected.insert(ticket);
-                self.reads.insert(ticket, (request, self.engine.participants()));
+                let written = ledger.written(node, &request.key);
+                self.reads.insert(ticket, Question { request, known: self.engine.participants(), written });
                 self.carry_out(cx);
             }
         }
@@ -216,13 +227,15 @@ impl Node {
                 }
                 Output::Fetched(ticket, result) => {
                     self.answered_once(ticket);
-                    let Some((request, before)) = self.reads.remove(&ticket) else { panic!("nobody asked for {ticket}") };
+                    let Some(Question { request, known, written }) = self.reads.remove(&ticket) else {
+                        panic!("nobody asked for {ticket}");
+                    };
                     let Ok(record) = result else { continue };
                     if let Some(record) = &record {
                         coverage.fetched += 1;
                         let now = self.engine.participants();
-                        let known: Vec<_> = before.into_iter().filter(|id| now.contains(id)).collect();
-                        ledger.read(node, &request.key, record, Some(&known));
+                        let known: Vec<_> = known.into_iter().filter(|id| now.contains(id)).collect();
+                        ledger.read(node, &request.key, record, &written, Some(&known));
                     }
                     if self.engine.phase() != Phase::Leaving && !ledger.closed {
                         self.act(cx, ledger, coverage, node, request, record);

@@ -222,7 +222,7 @@ impl World {
             self.must_be(pid, key, record.map(|record| &**record))?;
         }
         let Some(record) = record else { return Ok(()) };
-        self.oracle.leases.accessed(pid, key, self.now);
+        self.oracle.leases.accessed(pid, key, record.birth, self.now);
         let after = if self.proving || self.chance.percent(50) { Duration::ZERO } else { self.chance.millis(0, 400) };
         let thought = Thought { key: key.clone(), read: Arc::clone(record), intent };
         self.schedule(after, Happening::Think { pid, thought });
@@ -351,12 +351,17 @@ impl World {
         self.coverage.saw(fault);
         let after = engine.table.get(key).map(|held| Arc::clone(&held.record));
         let renamed = to.as_ref().and_then(|to| engine.table.get(to)).map(|held| Arc::clone(&held.record));
-        let known = before.or(read);
+        let known = match (before, read) {
+            // What is here is from an incarnation before the one that was read elsewhere.
+            (Some(before), Some(read)) if read.birth > before.birth.max(before.end.death) => Some(read),
+            (before, read) => before.or(read),
+        };
         if matches!(fault, Fault::Created | Fault::Replaced) && known.is_none() {
             self.fits(pid)?;
         }
         self.oracle.leases.gives(key, lease.unwrap_or_default());
-        self.oracle.leases.accessed(pid, key, self.now);
+        let born = |record: &Option<Arc<Record>>| record.as_ref().map_or(Version::ZERO, |record| record.birth);
+        self.oracle.leases.accessed(pid, key, born(&after), self.now);
         let mut keys = vec![key.clone()];
         match (after, &commit) {
             (Some(after), _) if removal && known.as_ref().is_some_and(|read| after.end.death <= read.birth) => {
@@ -383,7 +388,7 @@ impl World {
             (None, _) => return Err(format!("{pid:?} has nothing of what it wrote to {}", name(key))),
         }
         if let Some(to) = to {
-            self.oracle.leases.accessed(pid, &to, self.now);
+            self.oracle.leases.accessed(pid, &to, born(&renamed), self.now);
             let (Some(old), Some(new)) = (known, renamed) else {
                 return Err(format!("{pid:?} has nothing of {} after the rename", name(&to)));
             };

@@ -15,7 +15,8 @@ const REAP: Duration = Duration::from_millis(2_000);
 
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    accesses: BTreeMap<Key, BTreeMap<Pid, Duration>>,
+    /// When each process used a key last, and which incarnation it was.
+    accesses: BTreeMap<Key, BTreeMap<Pid, (Duration, Version)>>,
     /// The shortest lease that a key was given.
     shortest: BTreeMap<Key, Duration>,
     /// The latest incarnation of a key that has expired anywhere.
@@ -30,8 +31,8 @@ impl Leases {
         }
     }
 
-    pub(super) fn accessed(&mut self, pid: Pid, key: &Key, now: Duration) {
-        self.accesses.entry(key.clone()).or_default().insert(pid, now);
+    pub(super) fn accessed(&mut self, pid: Pid, key: &Key, birth: Version, now: Duration) {
+        self.accesses.entry(key.clone()).or_default().insert(pid, (now, birth));
     }
 
     /// Somebody holds this.
@@ -57,7 +58,9 @@ impl Oracle {
         if lease.is_zero() {
             return Err(format!("{} expired without a lease", name(key)));
         }
-        for (other, at) in self.leases.accesses.get(key).into_iter().flatten() {
+        // Whoever used an incarnation that has lost to this one since has not used this one.
+        let used = self.leases.accesses.get(key).into_iter().flatten().filter(|(_, (_, birth))| *birth >= held.record.birth);
+        for (other, (at, _)) in used {
             let Some(reader) = running(nodes, *other) else { continue };
             let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
             // Who holds it is asked, again and again; others tell of an access once.
@@ -72,16 +75,17 @@ impl Oracle {
     }
 
     /// Whether somebody who reads may find that there is nothing any more.
-    pub(super) fn may_have_ended(&self, pid: Pid, key: &Key, write: &Write, now: Duration) -> bool {
-        self.knows(key, write.birth) || self.leases.has_lapsed(key, write.birth) || self.is_overdue(pid, key, now)
+    pub(super) fn may_have_ended(&self, pid: Pid, key: &Key, write: &Write, now: Duration, nodes: &[Node]) -> bool {
+        self.knows(key, write.birth) || self.leases.has_lapsed(key, write.birth) || self.is_overdue(pid, key, now, nodes)
     }
 
     /// Whether nobody of whom a member has heard used an entry for as long as its lease. Of what has just happened it has not heard yet.
-    fn is_overdue(&self, pid: Pid, key: &Key, now: Duration) -> bool {
-        let accesses = || self.leases.accesses.get(key).into_iter().flatten();
-        let heard =
-            |(other, at): &(&Pid, &Duration)| **other == pid || **at + REAP <= now && self.talked(other.node, pid.node, **at);
-        let last = accesses().filter(heard).map(|(_, at)| *at).max().unwrap_or_default();
+    fn is_overdue(&self, pid: Pid, key: &Key, now: Duration, nodes: &[Node]) -> bool {
+        let accesses = || self.leases.accesses.get(key).into_iter().flatten().map(|(other, (at, _))| (other, *at));
+        let sees = |other: &Pid| running(nodes, pid).is_some_and(|process| process.view.contains_key(&other.node));
+        let tells = |other: &Pid, at| at + REAP <= now && sees(other) && self.talked(other.node, pid.node, at);
+        let last =
+            accesses().filter(|(other, at)| **other == pid || tells(other, *at)).map(|(_, at)| at).max().unwrap_or_default();
         self.leases.shortest.get(key).is_some_and(|lease| now + LATE >= last + *lease)
     }
 }

@@ -391,7 +391,7 @@ impl Oracle {
             elsewhere |= !write.responsible.contains(&pid);
             let contained = match record {
                 Some(record) => write.is_in(record),
-                None => self.may_have_ended(pid, key, write, now),
+                None => self.may_have_ended(pid, key, write, now, nodes),
             };
             if !contained {
                 return Err(format!("{pid:?} read less than was written, {write:?}: {record:?}"));

@@ -141,6 +141,28 @@ fn what_found_no_room_on_a_holder_is_read_from_another() {
 }
 
 #[test]
+fn holders_that_agree_as_they_all_lack_an_entry_do_not_say_that_it_is_not_there() {
+    let config = Config { repair_interval: SECOND, ..backups(1) };
+    let mut group = Group::new();
+    let guest = group.join(config.clone());
+    let full = [0; 2].map(|_| group.join(Config { max_entries: 0, ..config.clone() }));
+    group.run_for(SECOND);
+    let local = group.engine(guest).local().clone();
+    let key = (0..).map(key).find(|key| group.engine(guest).placement.rank(slot_of(key), &local).is_none());
+    let key = key.expect("two of three hold a key");
+    group.create(guest, &key, "n", "1");
+    for second in 0..15 {
+        group.run_for(SECOND);
+        for reader in full {
+            let Get::Asking(_) = group.get(reader, &key) else { panic!("{reader} cannot know that after {second} s") };
+            group.settle();
+            let found = group.nodes[reader].fetched.pop().expect("it is answered").1.expect("somebody knows");
+            assert!(found.is_some_and(|record| record.value("n").is_some()));
+        }
+    }
+}
+
+#[test]
 fn a_member_without_room_reads_what_others_hold() {
     let mut group = Group::ready(1, &backups(0));
     let full = group.join(Config { max_entries: 0, ..backups(0) });

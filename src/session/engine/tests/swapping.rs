@@ -206,3 +206,18 @@ fn a_backup_that_replaces_is_one_of_the_wanted_copies_before_it_has_confirmed() 
     let receipt = result.expect("it was the expected version");
     assert_eq!((answered, receipt.wanted, receipt.confirmed.len()), (ticket, 2, 2), "{receipt:?}");
 }
+
+#[test]
+fn the_receipt_of_one_that_leaves_meanwhile_counts_it_among_those_asked() {
+    let mut group = Group::ready(2, &everywhere());
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let version = version_of(&group, 0, &key);
+    group.with(1, |engine, now| engine.swap(now, &key, "n".into(), version, Some("2".into()), Want::None));
+    hand_over_one(&mut group, 1, 0);
+    group.with(1, |engine, now| engine.drain(now));
+    group.settle();
+    let (_, answer) = group.nodes[1].swapped.pop().expect("it is answered");
+    assert_eq!(answer.expect("it is made").wanted, 1, "two members, and one of them has asked");
+}
