@@ -103,6 +103,10 @@ pub(super) fn is_for_context(body: &Body) -> bool {
 
 /// The context that a message names; `None` when it is too short to name one.
 fn named(body: &Body) -> Option<u64> {
+    // Nearly always it is in one piece.
+    if let Some(hash) = body.chunks().next().and_then(|piece| piece.get(CONTEXT_AT..)).and_then(<[u8]>::first_chunk) {
+        return Some(u64::from_be_bytes(*hash));
+    }
     let mut hash = [0; 8];
     let mut bytes = body.chunks().flat_map(|piece| &piece[..]).skip(CONTEXT_AT);
     for slot in &mut hash {

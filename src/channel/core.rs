@@ -185,6 +185,18 @@ impl Core {
         options: SendOptions,
         urgency: Urgency,
     ) -> Sending {
+        self.send_at(now(), members, body, options, urgency)
+    }
+
+    /// As [`send`](Self::send), by a caller that has just looked at the clock.
+    pub(super) fn send_at(
+        &self,
+        mut time: Time,
+        members: impl IntoIterator<Item = Member>,
+        body: Body,
+        options: SendOptions,
+        urgency: Urgency,
+    ) -> Sending {
         let options = options | SendOptions::BYTE_MESSAGE;
         let id = self.ids.next();
         let (sending, legs) = if options.contains(SendOptions::MULTICAST) {
@@ -207,6 +219,8 @@ impl Core {
             fail_all(legs, &cause);
             return sending;
         }
+        // A gate may have held it up.
+        let waited = self.gates.iter().any(|(bits, _)| options.contains(*bits));
         let (legs, admitted) = pass_gates(&self.gates, options, body.len(), legs);
         if !admitted {
             sending.return_body(body.to_bytes());
@@ -217,7 +231,9 @@ impl Core {
             return sending;
         }
         self.delivery.counters.sent.add(1);
-        let time = now();
+        if waited {
+            time = now();
+        }
         let message = Message::from_parts(id, options, time.epoch_millis, self.local(), body);
         let mut out = Outbound::new(message, legs);
         out.urgency = urgency;

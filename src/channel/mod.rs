@@ -53,7 +53,7 @@ use crate::member::Member;
 use crate::membership::{MemberSink, Mode};
 use crate::message::{Body, Message};
 use crate::options::SendOptions;
-use crate::stack::{Event, Urgency, View};
+use crate::stack::{Event, Time, Urgency, View};
 use crate::transport::{LinkSink, Listening, MessageHandler, MessageSink};
 
 /// A member of the group: sends to the others, hears from them, and knows who is there.
@@ -214,9 +214,15 @@ impl GroupChannel {
     }
 
     /// The first half of [`send`](Self::send): the message has its place in the queues of its destinations, and whoever called is
-    /// about to [assist](Self::assist). Does not block.
-    pub(crate) fn submit(&self, members: impl IntoIterator<Item = Member>, body: Bytes, options: SendOptions) -> Sending {
-        self.0.core.send(members, body.into(), options, Urgency::Attended)
+    /// about to [assist](Self::assist). Does not block. `time` is now.
+    pub(crate) fn submit(
+        &self,
+        time: Time,
+        members: impl IntoIterator<Item = Member>,
+        body: Bytes,
+        options: SendOptions,
+    ) -> Sending {
+        self.0.core.send_at(time, members, body.into(), options, Urgency::Attended)
     }
 
     /// The second half: writes and reads on this thread, as long as that gets a message to `members` further. It may still be on its

@@ -169,7 +169,10 @@ impl Sending {
     /// When a destination was not reached; the error names each and why.
     pub fn wait(self) -> Result<Receipt, SendError> {
         self.block(None);
-        self.shared.outcome()
+        let outcome = self.shared.outcome();
+        // Whoever waits is often the last to hold it.
+        pool::give(self.shared);
+        outcome
     }
 
     /// Blocks until the outcome is known or the time is over, and then gives the handle back.

@@ -1,6 +1,6 @@
 //! The handle of one session.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -52,7 +52,8 @@ pub struct Session {
     id: SessionId,
     /// As it is on this member; `None` until the first commit.
     base: Option<Arc<Record>>,
-    changes: BTreeMap<Name, Option<Bytes>>,
+    /// Sorted by name: few, and handed over as they are.
+    changes: Vec<(Name, Option<Bytes>)>,
     /// The new lease, if it changes. As in the engine, zero means for ever.
     lease: Option<Duration>,
     default_lease: Duration,
@@ -73,7 +74,7 @@ impl Session {
             context,
             id,
             base: None,
-            changes: BTreeMap::new(),
+            changes: Vec::new(),
             lease: None,
             default_lease: lease,
             created: now,
@@ -85,8 +86,7 @@ impl Session {
     }
 
     pub(super) fn found(context: Arc<Context>, id: SessionId, found: Found) -> Self {
-        let Found { record, idle } = found;
-        let (since, now) = clock::both();
+        let Found { record, idle, at: (since, now) } = found;
         let accessed = match idle {
             Some(idle) => now.saturating_sub(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
             None => Version { time: record.touched, node: 0 }.epoch_millis().min(now),
@@ -94,7 +94,7 @@ impl Session {
         Self {
             context,
             id,
-            changes: BTreeMap::new(),
+            changes: Vec::new(),
             lease: None,
             default_lease: Duration::ZERO,
             created: time_of(record.created_millis()),
@@ -526,7 +526,7 @@ impl Session {
             Some(Err(fault)) => return Err(fault.clone().into()),
             None => return Err(ReplaceError::Stopped),
         };
-        self.changes.remove(name);
+        self.unchange(name);
         self.refresh();
         if let Some(base) = &mut self.base
             && base.attribute(name).is_none_or(|attribute| attribute.version < version)
@@ -555,9 +555,9 @@ impl Session {
     }
 
     fn value(&self, name: &str) -> Option<&Bytes> {
-        match self.changes.get(name) {
-            Some(change) => change.as_ref(),
-            None => self.base.as_ref()?.value(name),
+        match self.change_of(name) {
+            Ok(at) => self.changes[at].1.as_ref(),
+            Err(_) => self.base.as_ref()?.value(name),
         }
     }
 
@@ -578,13 +578,26 @@ impl Session {
             self.change(name, None);
         } else {
             // Nobody else has ever heard of it.
-            self.changes.remove(name);
+            self.unchange(name);
         }
     }
 
+    fn unchange(&mut self, name: &str) {
+        if let Ok(at) = self.change_of(name) {
+            self.changes.remove(at);
+        }
+    }
+
+    /// Where this attribute's change is, or would be.
+    fn change_of(&self, name: &str) -> Result<usize, usize> {
+        self.changes.binary_search_by(|(changed, _)| (**changed).cmp(name))
+    }
+
     fn change(&mut self, name: &str, value: Option<Bytes>) {
-        let name = self.shared_name(name);
-        self.changes.insert(name, value);
+        match self.change_of(name) {
+            Ok(at) => self.changes[at].1 = value,
+            Err(at) => self.changes.insert(at, (self.shared_name(name), value)),
+        }
     }
 
     fn check_settable(&self, name: &str, value: Option<&Bytes>) -> Result<(), SetError> {
@@ -619,7 +632,7 @@ impl Session {
     }
 
     fn written(&self) -> Vec<(Name, Option<Bytes>)> {
-        self.changes.iter().map(|(name, value)| (Arc::clone(name), value.clone())).collect()
+        self.changes.clone()
     }
 
     fn change_to_make(&self) -> Change {

@@ -18,6 +18,10 @@ enum Inner {
 }
 
 impl Attributes {
+    pub(crate) fn one(attribute: Attribute) -> Self {
+        Self(Inner::One(attribute))
+    }
+
     /// Puts an attribute at a position, before what is there.
     pub(crate) fn insert(&mut self, at: usize, attribute: Attribute) {
         self.0 = match std::mem::take(&mut self.0) {

@@ -21,6 +21,7 @@ use self::read::Reader;
 use self::write::{entry_hint, kind_of, put_entry, size_hint, write};
 use super::message::{Entry, Message};
 use super::record::Name;
+use crate::hash::Keyed;
 
 /// What a session message begins with.
 pub(crate) const MAGIC: [u8; 4] = crate::wire::SESSION_MAGIC;
@@ -49,7 +50,7 @@ type Decoded<T> = Result<T, DecodeError>;
 
 /// Names that have been met: entries share them.
 #[derive(Debug, Default)]
-pub(crate) struct Names(HashSet<Name>);
+pub(crate) struct Names(HashSet<Name, Keyed>);
 
 /// Above this, names are no longer shared: somebody makes them up.
 const MAX_NAMES: usize = 4096;

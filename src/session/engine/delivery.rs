@@ -1,12 +1,11 @@
 //! Messages whose outcome matters: which entries they carry, and for which commit.
 
-use std::collections::BTreeMap;
-
 use super::commit::Outlook;
+use super::few::Few;
 use super::keeping::Parked;
 use super::message::{Entry, Message};
 use super::table::{Key, slot_of};
-use super::{Engine, Outcome, Ticket, Token};
+use super::{Engine, Outcome, Ticket, Tickets, Token};
 use crate::member::Member;
 
 /// Entries in one message, at most, in bytes: what is larger goes in several.
@@ -14,7 +13,7 @@ const MAX_BATCH: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    under_way: BTreeMap<Token, Delivery>,
+    under_way: Tickets<Delivery>,
 }
 
 #[derive(Debug)]
@@ -40,7 +39,7 @@ enum Cargo {
     Fetch(Ticket),
     /// Entries, as they were when they were sent.
     Entries {
-        entries: Vec<Sent>,
+        entries: Few<Sent>,
         whole: bool,
         ticket: Option<Ticket>,
     },
@@ -127,19 +126,23 @@ impl Engine {
             Some(Cargo::Hello) => self.hello_sent(token, to, outcome),
             Some(Cargo::Fetch(ticket)) if outcome == Outcome::Rejected => self.fetch_refused(ticket, to),
             Some(Cargo::Fetch(_)) => {}
-            Some(Cargo::Entries { entries, whole, ticket }) => self.entries_sent(to, outcome, entries, whole, ticket),
+            Some(Cargo::Entries { entries, whole, ticket }) => {
+                // Whoever took it in may have left the context since, and what it had went with it.
+                let outcome = if self.peers.came_back_since(to, token) { Outcome::Failed } else { outcome };
+                self.entries_sent(to, outcome, entries, whole, ticket);
+            }
             None => {}
         }
     }
 
-    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Vec<Sent>, whole: bool, ticket: Option<Ticket>) {
+    fn entries_sent(&mut self, to: &Member, outcome: Outcome, entries: Few<Sent>, whole: bool, ticket: Option<Ticket>) {
         match outcome {
             Outcome::Accepted => {
                 entries.iter().for_each(|sent| self.confirmed(sent, to));
                 self.commit_outlook(ticket, to, Outlook::Confirmed);
             }
             // It lacks what the change was made on: that is how it asks for the entry.
-            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_iter().map(|sent| sent.key)),
+            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_vec().into_iter().map(|sent| sent.key)),
             Outcome::Rejected | Outcome::Failed => {
                 entries.iter().for_each(|sent| self.disagree(slot_of(&sent.key), to));
                 self.commit_outlook(ticket, to, Outlook::Failed);
@@ -162,7 +165,8 @@ impl Engine {
             same
         });
         match current {
-            Some(true) => self.handover_confirmed(&sent.key),
+            Some(true) if self.is_guest_slot(slot) => self.handover_confirmed(&sent.key),
+            Some(true) => {}
             // It has changed meanwhile.
             Some(false) => self.repair_when_quiet(slot),
             None => {}

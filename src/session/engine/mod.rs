@@ -15,6 +15,7 @@
 //! | `repair` | comparing digests, sending differences |
 //! | `handover`, `written` | letting go of what belongs to others, and knowing what this member wrote to it |
 //! | `keeping` | a store beyond memory: what comes back from it, and what is swapped out to it |
+//! | `tickets`, `few` | what is under way; lists of what is nearly always one |
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
@@ -28,6 +29,7 @@ mod config;
 mod delivery;
 mod expiry;
 mod fetch;
+mod few;
 #[cfg(test)]
 mod flaws;
 mod handover;
@@ -51,6 +53,7 @@ mod table;
 mod testkit;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod transfer;
 mod version;
 mod written;
@@ -77,6 +80,7 @@ pub(crate) use record::{Attribute, CREATED, Loss, Name, Record, hash_bytes};
 pub(crate) use repair::convergence_bound;
 pub(crate) use swap::SwapFault;
 pub(crate) use table::{Key, slot_of};
+pub(crate) use tickets::Tickets;
 pub use version::Version;
 
 /// Names a commit, a fetch or a swap in outputs.
@@ -205,6 +209,8 @@ pub(crate) struct Engine {
     origin: Instant,
     /// The time of the call that is running.
     now: Time,
+    /// The same in engine milliseconds, which nearly every step asks for.
+    millis: u64,
     table: table::Table,
     peers: peers::Peers,
     placement: placement::Placement,
@@ -268,6 +274,7 @@ impl Engine {
             local,
             origin: now.instant,
             now,
+            millis: EPOCH,
             table: table::Table::default(),
             peers: peers::Peers::default(),
             placement: placement::Placement::default(),
@@ -306,20 +313,30 @@ impl Engine {
     }
 
     /// When [`timeout`](Self::timeout) is to be called, at the latest.
+    #[cfg(test)]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let due = [
-            self.peers.due(),
-            self.commits.due(),
-            self.fetches.due(),
-            self.swaps.due(),
-            self.transfer.due(),
-            self.repair.due(),
-            self.handover.due(),
-            self.expiry_due(),
-            self.keeping_due(),
-        ];
-        let millis = due.into_iter().flatten().min()?;
-        Some(self.origin + Duration::from_millis(millis.saturating_sub(EPOCH)))
+        Some(self.instant(self.poll_due()?))
+    }
+
+    /// When [`timeout`](Self::timeout) is to be called, in engine milliseconds.
+    pub(crate) fn poll_due(&self) -> Option<u64> {
+        // Asked after every call: without a list of options, which costs more than what is in it.
+        let sooner = |a: u64, b: Option<u64>| a.min(b.unwrap_or(u64::MAX));
+        let mut due = sooner(u64::MAX, self.peers.due());
+        due = sooner(due, self.commits.due());
+        due = sooner(due, self.fetches.due());
+        due = sooner(due, self.swaps.due());
+        due = sooner(due, self.transfer.due());
+        due = sooner(due, self.repair.due());
+        due = sooner(due, self.handover.due());
+        due = sooner(due, self.expiry_due());
+        due = sooner(due, self.keeping_due());
+        (due < u64::MAX).then_some(due)
+    }
+
+    /// When an engine's milliseconds are so many.
+    pub(crate) fn instant(&self, millis: u64) -> Instant {
+        self.origin + Duration::from_millis(millis.saturating_sub(EPOCH))
     }
 
     /// Time has passed.
@@ -354,12 +371,17 @@ impl Engine {
     /// Takes the time of this call.
     fn at(&mut self, now: Time) {
         self.now = now;
+        self.millis = self.millis_at(now.instant);
     }
 
     /// Now, in engine milliseconds.
     fn millis(&self) -> u64 {
-        let elapsed = self.now.instant.saturating_duration_since(self.origin).as_millis();
-        EPOCH + u64::try_from(elapsed).unwrap_or(u64::MAX / 2)
+        self.millis
+    }
+
+    fn millis_at(&self, instant: Instant) -> u64 {
+        let elapsed = instant.saturating_duration_since(self.origin);
+        EPOCH + elapsed.as_secs().min(u64::MAX / 4096) * 1000 + u64::from(elapsed.subsec_millis())
     }
 
     fn in_millis(&self, duration: Duration) -> u64 {

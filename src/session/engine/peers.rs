@@ -26,6 +26,8 @@ pub(super) struct Peers {
     phase: Option<Phase>,
     /// The next hello that is due to be said again.
     due: Option<u64>,
+    /// Those that have left the context and come back, and what was sent first after that.
+    back: Vec<(UniqueId, Token)>,
     /// When a member was met that is complete itself, and may have entries that nobody here knows of.
     met: Option<u64>,
 }
@@ -78,6 +80,11 @@ impl Peers {
     /// When the last of the others came.
     pub(super) fn newest(&self) -> u64 {
         self.known.values().filter(|peer| peer.in_view).map(|peer| peer.added).max().unwrap_or(0)
+    }
+
+    /// Whether a member has left the context and come back since this was sent.
+    pub(super) fn came_back_since(&self, member: &Member, token: Token) -> bool {
+        self.back.iter().any(|(id, first)| *id == member.id() && token < *first)
     }
 
     /// The phase of another member, when it takes part.
@@ -134,6 +141,7 @@ impl Engine {
     pub(crate) fn member_removed(&mut self, now: Time, member: &Member) {
         self.at(now);
         if self.peers.known.remove(&member.id()).is_some() {
+            self.peers.back.retain(|(id, _)| *id != member.id());
             self.peer_lost(member);
         }
     }
@@ -272,6 +280,9 @@ impl Engine {
             peer.life = hello.life;
             if peer.phase.take().is_some() {
                 // It has left the context and come back, with nothing of what it had.
+                let first = self.number();
+                self.peers.back.retain(|(id, _)| *id != from.id());
+                self.peers.back.push((from.id(), first));
                 self.peer_lost(from);
             }
         }

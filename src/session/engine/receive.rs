@@ -91,9 +91,12 @@ impl Engine {
             }
             let slot = slot_of(&key);
             let fingerprint = self.table.get(&key).map(|held| held.fingerprint);
-            self.counted_on(&key);
+            let guest = self.is_guest_slot(slot);
+            if guest {
+                self.counted_on(&key);
+            }
             // Who sends to a guest counts on it, and may be about to let go: that one's copy is asked after, not taken for granted.
-            if self.placement.rank(slot, &self.local).is_some() && self.placement.rank(slot, from).is_some() {
+            if !guest && self.placement.rank(slot, from).is_some() {
                 match (whole, fingerprint) {
                     // This member has more than what came: the other side wants that too.
                     (Some(theirs), Some(ours)) if theirs != ours => self.put_whole(from, [key.clone()], None),
@@ -200,10 +203,10 @@ impl Engine {
                 held.accessed = accessed;
             }
             held.keep(now.saturating_add(keep));
-            merged
+            (merged, held.record.death())
         });
-        let Some(merged) = merged else { return Taken::Full };
-        if was_alive && self.table.get(&key).is_some_and(|held| !held.is_alive()) {
+        let Some((merged, death)) = merged else { return Taken::Full };
+        if was_alive && death.is_some() {
             // Whoever ended it may not have known for how long it could have lived.
             self.remember_dead(&key, lease);
         }
@@ -211,7 +214,7 @@ impl Engine {
         let count = if merged.changed { &mut self.counters.replicated } else { &mut self.counters.duplicates };
         *count += 1;
         if merged.changed {
-            self.tell_taken(&key, &record, was_alive, age);
+            self.tell_taken(&key, &record, (was_alive, death), age);
         }
         Taken::Here { changed: merged.changed }
     }
@@ -257,9 +260,9 @@ impl Engine {
         Taken::Here { changed: true }
     }
 
-    fn tell_taken(&mut self, key: &[u8], change: &Record, was_alive: bool, age: std::time::Duration) {
-        let Some(death) = self.table.get(key).map(|held| held.record.death()) else { return };
-        match (was_alive, death) {
+    /// `alive` is whether the entry was alive, and why it is not now.
+    fn tell_taken(&mut self, key: &[u8], change: &Record, alive: (bool, Option<Death>), age: std::time::Duration) {
+        match alive {
             (true, None) => self.told_of_changes(key, &change.attributes, true),
             (false, None) => {
                 self.event(key, What::Created, true);
@@ -279,7 +282,7 @@ impl Engine {
             (false, Some(_)) => {}
         }
         #[cfg(test)]
-        if death.is_some() && self.config.flaws.drop_tombstones {
+        if alive.1.is_some() && self.config.flaws.drop_tombstones {
             self.table.remove(key);
         }
     }

@@ -61,6 +61,18 @@ impl Seen {
         if self.includes(other) {
             return false;
         }
+        match (&mut self.0, &other.0) {
+            // As nearly always: the one writer has written again, or for the first time.
+            (Inner::One(mine), Inner::One(theirs)) if mine.node == theirs.node => {
+                *mine = *theirs;
+                return true;
+            }
+            (mine @ Inner::None, Inner::One(theirs)) => {
+                *mine = Inner::One(*theirs);
+                return true;
+            }
+            _ => {}
+        }
         let all = self.as_slice().iter().chain(other.as_slice()).copied().collect();
         let merged = Self::collect(all);
         let changed = *self != merged;

@@ -1,5 +1,6 @@
 //! What this member holds: slots of entries, each slot with a digest that is kept up to date.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 pub(crate) use super::key::Key;
@@ -14,8 +15,12 @@ pub(crate) type SlotId = u16;
 
 /// The slot that a key belongs to.
 pub(crate) fn slot_of(key: &[u8]) -> SlotId {
+    slot_of_hash(hash_bytes(key))
+}
+
+fn slot_of_hash(hash: u64) -> SlotId {
     // The upper ten bits: below SLOTS, so nothing is lost.
-    (hash_bytes(key) >> 54) as SlotId
+    (hash >> 54) as SlotId
 }
 
 /// An entry as it is held, with what only this member knows about it. Times are milliseconds of [`Engine`](super::Engine)'s own clock.
@@ -81,9 +86,9 @@ impl Held {
         }
     }
 
-    /// What this entry adds to the digest of its slot.
-    fn digest(&self, key: &[u8]) -> u64 {
-        mix(mix(hash_bytes(key) ^ self.fingerprint) ^ self.record.touched)
+    /// What this entry adds to the digest of its slot; `hash` is its key's.
+    fn digest(&self, hash: u64) -> u64 {
+        mix(mix(hash ^ self.fingerprint) ^ self.record.touched)
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -142,9 +147,11 @@ struct Entries(Vec<(Key, Held)>);
 
 impl Entries {
     fn position(&self, key: &[u8]) -> Result<usize, usize> {
-        match self.0.last() {
-            Some((last, _)) if **last < *key => Err(self.0.len()),
-            _ => self.0.binary_search_by(|(known, _)| (**known).cmp(key)),
+        let Some(((last, _), before)) = self.0.split_last() else { return Err(0) };
+        match (**last).cmp(key) {
+            Ordering::Less => Err(self.0.len()),
+            Ordering::Equal => Ok(before.len()),
+            Ordering::Greater => before.binary_search_by(|(known, _)| (**known).cmp(key)),
         }
     }
 
@@ -235,12 +242,13 @@ impl Table {
 
     /// Changes an entry in place; digest and sums follow. `None` when it is not there.
     pub(crate) fn change<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Held) -> R) -> Option<R> {
-        let slot = &mut self.slots[usize::from(slot_of(key))];
+        let hash = hash_bytes(key);
+        let slot = &mut self.slots[usize::from(slot_of_hash(hash))];
         let held = slot.entries.get_mut(key)?;
-        let before = Sums::of(key, held);
+        let before = Sums::of(key, hash, held);
         let result = change(held);
         held.away = held.away && held.record.is_away();
-        let after = Sums::of(key, held);
+        let after = Sums::of(key, hash, held);
         if before.alive < after.alive {
             // Back from the dead: the others have been told of nothing yet.
             held.stamp = 0;
@@ -265,8 +273,9 @@ impl Table {
 
     pub(crate) fn insert(&mut self, key: &[u8], held: Held) -> Option<Held> {
         let old = self.remove(key);
-        let slot = &mut self.slots[usize::from(slot_of(key))];
-        let sums = Sums::of(key, &held);
+        let hash = hash_bytes(key);
+        let slot = &mut self.slots[usize::from(slot_of_hash(hash))];
+        let sums = Sums::of(key, hash, &held);
         slot.account(&Sums::default(), &sums);
         (self.alive, self.away, self.bytes) = (self.alive + sums.alive, self.away + sums.away, self.bytes + sums.bytes);
         slot.entries.insert(key, held);
@@ -275,9 +284,10 @@ impl Table {
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Held> {
-        let slot = &mut self.slots[usize::from(slot_of(key))];
+        let hash = hash_bytes(key);
+        let slot = &mut self.slots[usize::from(slot_of_hash(hash))];
         let held = slot.entries.remove(key)?;
-        let sums = Sums::of(key, &held);
+        let sums = Sums::of(key, hash, &held);
         slot.account(&sums, &Sums::default());
         (self.alive, self.away, self.bytes) = (self.alive - sums.alive, self.away - sums.away, self.bytes - sums.bytes);
         self.entries -= 1;
@@ -299,7 +309,7 @@ impl Table {
         for (number, slot) in self.slots.iter().enumerate() {
             let mut sums = Sums::default();
             for (key, held) in slot.iter() {
-                let one = Sums::of(key, held);
+                let one = Sums::of(key, hash_bytes(key), held);
                 sums.digest ^= one.digest;
                 (sums.alive, sums.away, sums.bytes) = (sums.alive + one.alive, sums.away + one.away, sums.bytes + one.bytes);
             }
@@ -334,8 +344,8 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(key: &[u8], held: &Held) -> Self {
+    fn of(key: &[u8], hash: u64, held: &Held) -> Self {
         let (alive, away) = (usize::from(held.is_alive()), usize::from(held.away));
-        Self { digest: held.digest(key), alive, away, bytes: weight(key, &held.record) }
+        Self { digest: held.digest(hash), alive, away, bytes: weight(key, &held.record) }
     }
 }

@@ -29,6 +29,7 @@ use super::ready::WhenReady;
 use super::replica::{Found, Pending, Read};
 use super::session::Session;
 use crate::channel::Subscription;
+use crate::clock;
 
 /// Sessions on an owner and `k` backups, which every member computes from the list of members; see [`Manager`].
 ///
@@ -319,7 +320,7 @@ impl Finding {
 
 fn fetched(answer: Option<Fetched>) -> Result<Option<Found>, GetError> {
     match answer {
-        Some(Ok(record)) => Ok(record.map(|record| Found { record, idle: None })),
+        Some(Ok(record)) => Ok(record.map(|record| Found { record, idle: None, at: clock::both() })),
         Some(Err(fault)) => Err(fault.into()),
         None => Err(GetError::Stopped),
     }

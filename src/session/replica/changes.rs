@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use super::pending::{Pending, pending};
 use super::{Shared, State, Waiter, is_stopped, tell_outcome};
-use crate::completion::DeferCallbacks;
+use crate::completion::{DeferCallbacks, Receipt, SendError, Sending};
+use crate::member::Member;
 use crate::options::SendOptions;
-use crate::session::engine::{Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Send, Want, slot_of};
+use crate::session::engine::{Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Send, Token, Want, slot_of};
 
 /// What comes of a commit; `None`: the context was left meanwhile.
 pub(crate) type Outcome = Option<Result<Committed, CommitFault>>;
@@ -19,6 +20,15 @@ pub(crate) struct Begun {
     /// The entry with it; `None` when it is no more.
     pub(crate) record: Option<Arc<Record>>,
     pub(crate) outcome: Pending<Result<Committed, CommitFault>>,
+}
+
+/// A message whose acknowledgement the committing thread reads itself.
+struct Attended {
+    token: Token,
+    member: [Member; 1],
+    /// Until it is done, or left to others.
+    sending: Option<Sending>,
+    outcome: Option<Result<Receipt, SendError>>,
 }
 
 impl super::Replica {
@@ -96,7 +106,8 @@ impl Shared {
 
     fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
         let loaded = self.load_for(key, &change)?;
-        let mut attended = Vec::new();
+        // Nearly always there is one, which then takes no list.
+        let (mut attended, mut more, mut time) = (None, Vec::new(), None);
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
                 if self.closed.load(Ordering::Acquire) {
@@ -106,19 +117,25 @@ impl Shared {
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
                 }
+                time = Some(now);
                 let commit = state.engine.commit(now, key, change, want)?;
                 if let Commit::Waiting(ticket) = commit {
                     state.waiters.insert(ticket, Waiter::Direct(None));
                 }
                 Ok((state.engine.peek(then).cloned(), commit))
             });
-            let waits = matches!(begun, Ok((_, Commit::Waiting(_))));
+            // What waits was begun.
+            let waits = time.filter(|_| matches!(begun, Ok((_, Commit::Waiting(_)))));
             for send in sends.drain(..) {
-                match send.token {
-                    Some(token) if waits && waits_for_all(want, &send) => {
+                match (send.token, waits) {
+                    (Some(token), Some(time)) if waits_for_all(want, &send) => {
                         for member in send.to {
-                            let sending = self.channel.submit([member.clone()], send.body.clone(), SendOptions::SYNC_ACK);
-                            attended.push((token, [member], sending));
+                            let sending = self.channel.submit(time, [member.clone()], send.body.clone(), SendOptions::SYNC_ACK);
+                            let next = Attended { token, member: [member], sending: Some(sending), outcome: None };
+                            match attended {
+                                None => attended = Some(next),
+                                Some(_) => more.push(next),
+                            }
                         }
                     }
                     _ => self.send_each(send, want),
@@ -130,21 +147,22 @@ impl Shared {
             Commit::Done(committed) => return Ok((record, Some(Ok(committed)))),
             Commit::Waiting(ticket) => ticket,
         };
-        for (_, member, sending) in &attended {
-            self.channel.assist(member, sending);
+        for Attended { member, sending, .. } in attended.iter().chain(&more) {
+            sending.iter().for_each(|sending| self.channel.assist(member, sending));
         }
-        let mut ended = Vec::new();
-        for (token, member, sending) in attended {
+        for Attended { token, member, sending, outcome } in attended.iter_mut().chain(&mut more) {
+            let Some(sending) = sending.take() else { continue };
             if sending.is_done() {
-                ended.push((token, member, sending.wait()));
+                *outcome = Some(sending.wait());
             } else if let Some(shared) = self.me.upgrade() {
                 // It has not answered for a while. Others may come in for it meanwhile.
+                let (token, member) = (*token, member.clone());
                 sending.on_complete(move |outcome| shared.sent(token, &member, &outcome));
             }
         }
         let told = |state: &mut State, now| {
-            for (token, member, outcome) in &ended {
-                tell_outcome(&mut state.engine, now, *token, member, outcome);
+            for Attended { token, member, outcome, .. } in attended.iter().chain(&more) {
+                outcome.iter().for_each(|outcome| tell_outcome(&mut state.engine, now, *token, member, outcome));
             }
         };
         let known = self.enter_then(None, told, |state, ()| match state.waiters.remove(&ticket) {
@@ -156,7 +174,8 @@ impl Shared {
             Some(Waiter::Direct(result)) => Ok(result),
             _ => Ok(None),
         });
-        if ended.iter().any(|(.., outcome)| outcome.as_ref().is_err_and(is_stopped)) {
+        let is_stopped = |attended: &Attended| matches!(&attended.outcome, Some(Err(error)) if is_stopped(error));
+        if attended.iter().chain(&more).any(is_stopped) {
             self.close();
         }
         Ok((record, known.unwrap_or_else(Pending::wait)))
@@ -182,8 +201,10 @@ impl Shared {
         // A callback may commit.
         let _defer = DeferCallbacks::new();
         let lane = &self.lanes[usize::from(slot_of(key)) % self.lanes.len()];
-        let _turn = lane.lock().unwrap_or_else(PoisonError::into_inner);
-        run(&mut Vec::new())
+        let mut sends = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        // A panic may have left something.
+        sends.clear();
+        run(&mut sends)
     }
 
     /// Sends a change so that each destination's outcome is told by itself where that matters.

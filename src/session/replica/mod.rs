@@ -19,7 +19,6 @@ mod outbox;
 mod pending;
 mod timer;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +38,7 @@ use self::outbox::Outbox;
 use self::pending::{Promise, pending};
 use self::timer::Timer;
 use super::engine::{
-    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Key, Name, Outcome, Output, Record, Send, SwapFault, Ticket,
+    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Key, Name, Outcome, Output, Record, Send, SwapFault, Tickets,
     Token, Version, Want, What,
 };
 use crate::channel::{ContextGuard, ContextHandler, GroupChannel, Subscription};
@@ -72,7 +71,8 @@ struct Shared {
     label: String,
     channel: GroupChannel,
     state: Mutex<State>,
-    lanes: Vec<Mutex<()>>,
+    /// In each what is about to be sent, which is nothing while nobody has it: the room is used again and again.
+    lanes: Vec<Mutex<Vec<Send>>>,
     outbox: Outbox,
     timer: Arc<Timer>,
     feed: Feed,
@@ -85,9 +85,9 @@ struct Shared {
 /// What the lock is for.
 struct State {
     engine: Engine,
-    waiters: HashMap<Ticket, Waiter>,
-    /// When the timer was last told to wake.
-    armed: Option<Instant>,
+    waiters: Tickets<Waiter>,
+    /// When the timer was last told to wake, in the engine's milliseconds.
+    armed: Option<u64>,
     view: Arc<View>,
     local: Member,
     lives: Lives,
@@ -170,6 +170,8 @@ pub(crate) struct Found {
     pub(crate) record: Arc<Record>,
     /// How long ago the access before this one was.
     pub(crate) idle: Option<Duration>,
+    /// When it was read, by both clocks.
+    pub(crate) at: (Instant, u64),
 }
 
 impl Replica {
@@ -196,13 +198,13 @@ impl Replica {
             channel: channel.clone(),
             state: Mutex::new(State {
                 engine,
-                waiters: HashMap::new(),
+                waiters: Tickets::default(),
                 armed: None,
                 view: Arc::default(),
                 local,
                 lives: Lives::default(),
             }),
-            lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
+            lanes: (0..LANES).map(|_| Mutex::default()).collect(),
             outbox: Outbox::default(),
             timer: Arc::default(),
             feed: Feed::new(sink),
@@ -240,7 +242,7 @@ impl Replica {
         self.shared.enter(|state, now| {
             let idle = state.engine.idle(now, key);
             match state.engine.get(now, key) {
-                Get::Here(record) => Read::Known(Some(Found { record, idle })),
+                Get::Here(record) => Read::Known(Some(Found { record, idle, at: (now.instant, now.epoch_millis) })),
                 Get::Absent => Read::Known(None),
                 Get::Asking(ticket) => {
                     let (promise, waiting) = pending();
@@ -364,8 +366,13 @@ impl ContextHandler for Shared {
         if self.closed.load(Ordering::Acquire) {
             return false;
         }
-        let body = message.bytes();
-        self.enter(|state, now| state.engine.receive(now, message.sender(), &body))
+        let mut pieces = message.body().chunks();
+        let receive = |body: &[u8]| self.enter(|state, now| state.engine.receive(now, message.sender(), body));
+        match (pieces.next(), pieces.next()) {
+            // Another handle on the bytes would cost an allocation.
+            (Some(body), None) => receive(body),
+            _ => receive(&message.bytes()),
+        }
     }
 }
 
@@ -460,11 +467,11 @@ impl Shared {
         if closed {
             out.told.extend(state.waiters.drain().map(|(_, waiter)| Told::Nothing(waiter)));
         }
-        if let Some(at) = state.engine.poll_timeout()
-            && state.armed.is_none_or(|armed| at < armed)
+        if let Some(due) = state.engine.poll_due()
+            && state.armed.is_none_or(|armed| due < armed)
         {
-            state.armed = Some(at);
-            self.timer.wake_at(at);
+            state.armed = Some(due);
+            self.timer.wake_at(state.engine.instant(due));
         }
         out
     }

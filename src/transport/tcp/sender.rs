@@ -114,21 +114,32 @@ impl Sender for TcpSender {
 
     fn assist(&self, peers: &[Member], sending: &Sending) {
         let Some(core) = self.core.get() else { return };
-        let links = || peers.iter().filter_map(|peer| known(core, peer));
-        links().for_each(|link| link.carry_on());
+        let (one, several);
+        let links: &[Arc<Peer>] = match peers {
+            // Nearly always it is one, which takes no list.
+            [peer] => {
+                one = known(core, peer);
+                one.as_slice()
+            }
+            _ => {
+                several = peers.iter().filter_map(|peer| known(core, peer)).collect::<Vec<_>>();
+                &several
+            }
+        };
+        links.iter().for_each(Peer::carry_on);
         if !CALLERS_READ {
-            links().for_each(|link| link.hand_over());
+            links.iter().for_each(Peer::hand_over);
             return;
         }
         while !sending.is_done() {
             let mut led = false;
-            for link in links() {
+            for link in links {
                 match link.lead(sending) {
                     Led::Nothing | Led::Taken => {}
                     Led::Read => led = true,
                     Led::Impatient => {
                         // One that keeps us waiting must not keep the answers of others waiting with it.
-                        links().for_each(|link| link.hand_over());
+                        links.iter().for_each(Peer::hand_over);
                         return;
                     }
                 }
@@ -138,7 +149,7 @@ impl Sender for TcpSender {
             }
             if !led {
                 let watch = sending.watch();
-                if links().all(|link| link.follow(sending, &watch)) {
+                if links.iter().all(|link| link.follow(sending, &watch)) {
                     sending.block_until_poked();
                 }
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
+use super::super::attributes::Attributes;
 use super::super::message::{Chunk, Done, Entry, Found, Hello, Message, Offered, Phase, SwapOutcome, Touch, Want};
 use super::super::record::{Attribute, Ends, Lease, Name, Record};
 use super::super::seen::{MAX_WRITERS, Seen};
@@ -118,31 +119,39 @@ impl<'a> Reader<'a> {
         let idle = self.varint()?;
         let keep = if has(part::KEEP) { self.varint()? } else { 0 };
         if has(part::ATTRIBUTES) {
-            record.attributes = self.attributes()?.into();
+            record.attributes = self.attributes()?;
         }
         Ok(Entry { key, record: Arc::new(record), base, idle, keep })
     }
 
-    fn attributes(&mut self) -> Decoded<Vec<Attribute>> {
+    fn attributes(&mut self) -> Decoded<Attributes> {
         let count = self.count(2)?;
         if count > MAX_ATTRIBUTES {
             return Err(DecodeError::Malformed);
         }
-        let mut attributes: Vec<Attribute> = Vec::with_capacity(count);
-        let mut version = Version::ZERO;
-        for _ in 0..count {
-            let form = self.u8()?;
-            let name = self.name()?;
-            if form & form::SAME == 0 {
-                version = self.version()?;
-            }
-            let value = if form & form::VALUE == 0 { None } else { Some(self.value()?) };
-            if form > form::VALUE | form::SAME || attributes.last().is_some_and(|before| before.name >= name) {
-                return Err(DecodeError::Malformed);
-            }
-            attributes.push(Attribute { name, version, value });
+        if count == 1 {
+            // What most changes bring needs no list.
+            return self.attribute(None).map(Attributes::one);
         }
-        Ok(attributes)
+        let mut attributes: Vec<Attribute> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let next = self.attribute(attributes.last())?;
+            attributes.push(next);
+        }
+        Ok(attributes.into())
+    }
+
+    /// An attribute that comes behind `before`.
+    fn attribute(&mut self, before: Option<&Attribute>) -> Decoded<Attribute> {
+        let form = self.u8()?;
+        let name = self.name()?;
+        let version =
+            if form & form::SAME == 0 { self.version()? } else { before.map_or(Version::ZERO, |before| before.version) };
+        let value = if form & form::VALUE == 0 { None } else { Some(self.value()?) };
+        if form > form::VALUE | form::SAME || before.is_some_and(|before| before.name >= name) {
+            return Err(DecodeError::Malformed);
+        }
+        Ok(Attribute { name, version, value })
     }
 
     fn touch(&mut self) -> Decoded<Touch> {
@@ -150,11 +159,15 @@ impl<'a> Reader<'a> {
     }
 
     fn seen(&mut self) -> Decoded<Seen> {
-        let writers = self.list(16, Self::version)?;
-        if writers.len() > MAX_WRITERS {
-            return Err(DecodeError::Malformed);
+        match self.count(16)? {
+            0 => Ok(Seen::default()),
+            1 => self.version().map(Seen::one),
+            count @ 2..=MAX_WRITERS => {
+                let writers: Decoded<Vec<_>> = (0..count).map(|_| self.version()).collect();
+                writers.map(Seen::collect)
+            }
+            _ => Err(DecodeError::Malformed),
         }
-        Ok(Seen::collect(writers))
     }
 
     fn version(&mut self) -> Decoded<Version> {

@@ -446,6 +446,29 @@ fn a_member_that_enters_the_context_again_is_taken_for_a_new_one() {
 }
 
 #[test]
+fn an_acknowledgement_of_an_earlier_life_confirms_nothing() {
+    let mut group = Group::ready(2, &backups(1));
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 1800, attributes: vec![("n".into(), Some("1".into()))] };
+    let begun = group.commit(0, &key, change, Want::AtLeast(1));
+    assert!(matches!(begun, Ok(Commit::Waiting(_))));
+    let put = group.wire.pop_front().expect("it goes to the backup");
+    // The backup took it in, left the context and came back, and its hello overtakes the acknowledgement.
+    let (local, other) = (group.nodes[1].member.clone(), group.nodes[0].member.clone());
+    let config = Config { life: 1, discovery: Duration::from_millis(1), ..backups(1) };
+    group.nodes[1].engine = Some(Engine::new(config, local.clone(), group.time()));
+    group.with(1, |engine, now| engine.member_added(now, &other));
+    let hello = group.wire.pop_front().expect("it says hello");
+    group.hand_over(hello);
+    group.with(0, |engine, now| engine.sent(now, put.token.expect("its outcome matters"), &local, Outcome::Accepted));
+    assert!(group.nodes[0].committed.is_empty(), "{:?}", group.nodes[0].committed);
+    group.run_for(SECOND);
+    let (_, result) = group.nodes[0].committed.pop().expect("it is asked again");
+    assert_eq!(result.expect("it has it now").confirmed, [local]);
+    assert_eq!(group.value(1, &key, "n").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
 fn draining_moves_everything_and_says_so() {
     let mut group = Group::ready(4, &backups(1));
     for number in 0..300 {

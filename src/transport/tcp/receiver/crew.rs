@@ -31,6 +31,7 @@ use super::connection::{Bench, Connection, Ending, Next, Signals};
 use super::memory::Memory;
 use super::{TcpReceiverConfig, bind};
 use crate::clock;
+use crate::hash::Keyed;
 use crate::stack::Inbound;
 use crate::transport::{MessageSink, ReceiverStats};
 
@@ -91,7 +92,7 @@ struct Desk {
     ready: VecDeque<usize>,
     /// How many of the ready get their turn before the network is asked again.
     round: usize,
-    links: HashMap<usize, Link>,
+    links: HashMap<usize, Link, Keyed>,
     next_token: usize,
     /// How many turns have begun, and the numbers of those that have not ended.
     turns: u64,
@@ -144,7 +145,7 @@ impl Crew {
             poller: Some(Box::new(Poller { poll, events: Events::with_capacity(256) })),
             ready: VecDeque::new(),
             round: 0,
-            links: HashMap::new(),
+            links: HashMap::default(),
             next_token: FIRST_CONNECTION,
             turns: 0,
             running: Vec::new(),
