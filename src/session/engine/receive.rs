@@ -341,8 +341,13 @@ fn growth(mine: &Record, theirs: &Record) -> (usize, usize) {
     if theirs.birth > mine.birth {
         return (theirs.size(), mine.size());
     }
+    if theirs.birth < mine.birth {
+        return (0, 0);
+    }
     let value = |attribute: &Attribute| attribute.value.as_ref().map_or(0, Bytes::len);
     let news = theirs.attributes.iter().map(|attribute| match mine.attribute(&attribute.name) {
+        // What stays makes no room.
+        Some(old) if (old.version, &old.value) >= (attribute.version, &attribute.value) => (0, 0),
         Some(old) => (value(attribute), value(old)),
         None => (size_of::<Attribute>() + value(attribute), 0),
     });

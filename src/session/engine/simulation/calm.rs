@@ -135,8 +135,25 @@ impl World {
         agree(&self.running().map(|process| &process.engine).collect::<Vec<_>>())
     }
 
+    /// Somebody looks at each entry once more, where it is not owned, a moment after all have heard of an access: too soon to be told
+    /// to the owner at once. It has to find out before it lets the entry expire.
+    fn visit(&mut self) -> Verdict {
+        for key in self.pool() {
+            let owns = |process: &Process| process.engine.placement.rank(slot_of(&key), &process.member) == Some(0);
+            let others: Vec<_> = self.running().filter(|process| !owns(process)).map(|process| process.pid.node).collect();
+            let after = self.chance.millis(0, 50);
+            self.run_until(self.now + after)?;
+            if !others.is_empty() {
+                let node = *self.chance.pick(&others);
+                self.look_up(node, &key)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Nobody uses anything any more: what has a lease ends, and nothing is left under way.
     pub(super) fn idle(&mut self) -> Verdict {
+        self.visit()?;
         let config = &self.plan.config;
         let lease = Duration::from_millis(self.plan.leases.iter().max().copied().unwrap_or(0)).max(config.lease);
         let end = self.now + lease + lease / config.touch_divisor + config.expiry_interval * 3 + Duration::from_secs(10);

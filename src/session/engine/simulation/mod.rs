@@ -13,6 +13,7 @@ mod chance;
 mod clients;
 mod coverage;
 mod faults;
+mod joining;
 mod leases;
 mod oracle;
 mod plan;

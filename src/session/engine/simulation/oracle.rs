@@ -44,7 +44,7 @@ pub(super) struct Oracle {
     pub(super) coverage: Coverage,
     pub(super) keys: BTreeSet<Key>,
     pids: BTreeMap<UniqueId, Pid>,
-    writes: BTreeMap<Key, Vec<Write>>,
+    pub(super) writes: BTreeMap<Key, Vec<Write>>,
     /// The value of each attribute that was ever written: nobody has another, or one that nobody wrote.
     values: BTreeMap<(Version, Name), u64>,
     pub(super) swaps: Swaps,

@@ -74,6 +74,8 @@ pub(super) struct Process {
     /// The members that its channel shows, by node.
     pub(super) view: BTreeMap<usize, Member>,
     pub(super) leaving: bool,
+    /// When it was started.
+    pub(super) since: Duration,
 }
 
 /// Something that is to happen.
@@ -315,7 +317,7 @@ impl World {
             Output::CopiesDiffer(member) => Err(format!("{pid:?} takes {member} for one with other settings")),
             Output::Ready => {
                 self.trace.tell(|| format!("{:?} {pid:?} is ready", self.now));
-                Ok(())
+                self.oracle.ready(pid, self.now, &self.nodes)
             }
             Output::Drained => {
                 self.trace.tell(|| format!("{:?} {pid:?} is drained", self.now));
@@ -472,7 +474,7 @@ impl World {
         self.trace.tell(|| format!("{:?} {pid:?} starts as {}", self.now, member.id()));
         self.coverage.saw(if pid.life == 1 { Fault::Join } else { Fault::Restart });
         self.oracle.born(pid, self.now, &member);
-        let process = Process { pid, member, engine, view: BTreeMap::new(), leaving: false };
+        let process = Process { pid, member, engine, view: BTreeMap::new(), leaving: false, since: self.now };
         self.nodes[node].process = Some(process);
         self.look_around(node);
         self.with(node, |engine| engine.timeout(time))

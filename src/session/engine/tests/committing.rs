@@ -1,5 +1,9 @@
 //! Changes, their confirmations, and how many copies there are.
 
+use super::super::message::Entry;
+use super::super::receive::Taken;
+use super::super::record::Attribute;
+use super::super::version::Version;
 use super::*;
 
 #[test]
@@ -238,6 +242,23 @@ fn entries_do_not_grow_beyond_the_bytes_that_a_member_may_hold() {
     let shrink = Change::Update { read, lease: None, attributes: vec![("0".into(), None)] };
     assert!(group.commit(1, &key(1), shrink, Want::None).is_ok(), "it may become smaller");
     assert!(group.commit(1, &key(1), Change::Remove { read: None }, Want::None).is_ok(), "and go");
+}
+
+#[test]
+fn a_value_that_stays_makes_no_room_for_what_comes_with_an_older_one() {
+    let small = Config { max_bytes: 4096, ..everywhere() };
+    let mut group = Group::ready(1, &small);
+    let large: &'static str = String::from_utf8(vec![b'x'; 3000]).expect("it is text").leak();
+    group.create(0, &key(1), "large", large);
+    let here = group.engine(0).peek(&key(1)).expect("it is there").clone();
+    let (birth, later) = (here.birth, Version { time: here.birth.time + 1, node: 7 });
+    let mut record = Record::born(birth, 0);
+    record.put(Attribute { name: "large".into(), version: Version { time: birth.time - 1, node: 7 }, value: Some("x".into()) });
+    record.put(Attribute { name: "more".into(), version: later, value: Some(vec![b'x'; 2000].into()) });
+    let entry = Entry { key: key(1).into(), record: Arc::new(record), base: None, idle: 0, keep: 0 };
+    let taken = group.with(0, |engine, _| engine.take(entry));
+    let bytes = group.engine(0).table.bytes();
+    assert!(taken == Taken::Full && bytes <= 4096, "{bytes} bytes of 4096");
 }
 
 #[test]
