@@ -1,6 +1,7 @@
 //! What the stack costs: nanoseconds per message, and what each layer adds.
 //!
-//! `cargo bench --bench stack`. Without `--bench` among its arguments (as `cargo test` calls it) everything runs once, briefly.
+//! `cargo bench --bench stack`. With `--smoke`, and without `--bench` among its arguments (as `cargo test` calls it), everything runs once,
+//! briefly.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use tribes::stack::{Context, Event, Inbound, Interceptor, Outbound, Output, Prob
 use tribes::{Leg, Member, Message, SendOptions, Sending, UniqueId};
 
 fn main() {
-    let rounds = if std::env::args().any(|arg| arg == "--bench") { 40 } else { 1 };
+    let has = |wanted: &str| std::env::args().any(|arg| arg == wanted);
+    let rounds = if has("--bench") && !has("--smoke") { 40 } else { 1 };
     let layers = 8;
     println!("{:<44} {:>10} {:>14}", "1 KiB body, one destination, ns per message", "down", "up");
     let bare = report("no layers", rounds, StackBuilder::new());
