@@ -308,8 +308,8 @@ fn what_a_member_removed_does_not_come_back_behind_an_older_tombstone() {
     assert!(group.agrees() && holders_of(&group, &key) == 0);
 }
 
-#[test]
-fn an_old_tombstone_elsewhere_does_not_hide_a_new_entry() {
+/// An entry that was removed and created again, a member that does not hold it, and the tombstone of the first life.
+fn created_again() -> (Group, [u8; 4], usize, Arc<Record>) {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);
     let reader = stranger(&group, &key);
@@ -319,30 +319,30 @@ fn an_old_tombstone_elsewhere_does_not_hide_a_new_entry() {
     let again = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
     assert!(group.commit(0, &key, again, Want::None).is_ok());
     group.settle();
-    group.with(reader, |engine, _| {
+    (group, key, reader, buried)
+}
+
+/// A member has this tombstone.
+fn bury(group: &mut Group, node: usize, key: &[u8], buried: Arc<Record>) {
+    group.with(node, |engine, _| {
         let now = engine.millis();
-        engine.table.insert(&key, table::Held::new(buried, now));
+        engine.table.insert(key, table::Held::new(buried, now));
     });
+}
+
+#[test]
+fn an_old_tombstone_elsewhere_does_not_hide_a_new_entry() {
+    let (mut group, key, reader, buried) = created_again();
+    bury(&mut group, reader, &key, buried);
     assert_eq!(read(&mut group, reader, &key).value("n").map(|value| &value[..]), Some(&b"2"[..]));
 }
 
 #[test]
 fn an_old_tombstone_that_comes_after_the_read_does_not_refuse_the_change() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let reader = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    assert!(group.commit(0, &key, Change::Remove { read: None }, Want::None).is_ok());
-    let buried = group.engine(0).table.get(&key).expect("a tombstone").record.clone();
-    let again = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
-    assert!(group.commit(0, &key, again, Want::None).is_ok());
-    group.settle();
+    let (mut group, key, reader, buried) = created_again();
     let found = read(&mut group, reader, &key);
     // Somebody who was asked as well answers with what it had of the incarnation before.
-    group.with(reader, |engine, _| {
-        let now = engine.millis();
-        engine.table.insert(&key, table::Held::new(buried, now));
-    });
+    bury(&mut group, reader, &key, buried);
     let change = Change::Update { read: found, lease: None, attributes: vec![("m".into(), Some("3".into()))] };
     group.commit(reader, &key, change, Want::All).expect("it was not removed since it was read");
     group.run_for(SECOND);

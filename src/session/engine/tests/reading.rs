@@ -200,6 +200,20 @@ fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     (group, joiner, key)
 }
 
+/// The joiner's hello, which is held back.
+fn hold_back_hello(group: &mut Group, joiner: usize) -> Packet {
+    let hello = group.wire.iter().position(|packet| packet.from == joiner).expect("it says hello");
+    group.wire.remove(hello).expect("it is there")
+}
+
+/// The survivor asks the joiner, and finds the entry.
+fn finds_it_at_the_joiner(group: &mut Group, key: &[u8]) {
+    let Get::Asking(_) = group.get(0, key) else { panic!("the joiner was not heard yet") };
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
+    assert!(found.expect("it knows").is_some());
+}
+
 #[test]
 fn who_hears_a_joiner_after_the_writer_has_died_asks_it() {
     let (mut group, _, key) = only_a_joiner_has_it();
@@ -208,10 +222,7 @@ fn who_hears_a_joiner_after_the_writer_has_died_asks_it() {
         let packet = group.wire.pop_front().expect("two hellos");
         group.hand_over(packet);
     }
-    let Get::Asking(_) = group.get(0, &key) else { panic!("the joiner was not heard yet") };
-    group.settle();
-    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
-    assert!(found.expect("it knows").is_some());
+    finds_it_at_the_joiner(&mut group, &key);
     // Once it has told what it has, nobody need ask it again.
     group.run_for(SECOND * 10);
     assert!(matches!(group.get(0, &[0xff; 16]), Get::Absent), "what is not here is nowhere");
@@ -221,12 +232,8 @@ fn who_hears_a_joiner_after_the_writer_has_died_asks_it() {
 #[test]
 fn who_sees_a_joiner_and_has_not_heard_it_asks_it_as_well() {
     let (mut group, joiner, key) = only_a_joiner_has_it();
-    let hello = group.wire.iter().position(|packet| packet.from == joiner).expect("it says hello");
-    let hello = group.wire.remove(hello).expect("it is there");
-    let Get::Asking(_) = group.get(0, &key) else { panic!("the joiner was not heard yet") };
-    group.settle();
-    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
-    assert!(found.expect("it knows").is_some());
+    let hello = hold_back_hello(&mut group, joiner);
+    finds_it_at_the_joiner(&mut group, &key);
     group.hand_over(hello);
     group.run_for(SECOND * 10);
     assert!(group.agrees());
@@ -235,15 +242,11 @@ fn who_sees_a_joiner_and_has_not_heard_it_asks_it_as_well() {
 #[test]
 fn who_was_refused_by_a_joiner_before_it_was_in_the_context_asks_it_as_well() {
     let (mut group, joiner, key) = only_a_joiner_has_it();
-    let hello = group.wire.iter().position(|packet| packet.from == joiner).expect("it says hello");
-    let hello = group.wire.remove(hello).expect("it is there");
+    let hello = hold_back_hello(&mut group, joiner);
     let refused = group.wire.pop_front().expect("a hello to the joiner");
     let member = group.nodes[joiner].member.clone();
     group.with(0, |engine, now| engine.sent(now, refused.token.expect("its outcome matters"), &member, Outcome::Rejected));
-    let Get::Asking(_) = group.get(0, &key) else { panic!("the joiner was not heard yet") };
-    group.settle();
-    let (_, found) = group.nodes[0].fetched.pop().expect("the joiner answers");
-    assert!(found.expect("it knows").is_some());
+    finds_it_at_the_joiner(&mut group, &key);
     group.hand_over(hello);
     group.run_for(SECOND * 10);
     assert!(group.agrees());
