@@ -332,6 +332,7 @@ impl Engine {
         }
         match self.table.get(key) {
             Some(held) => match held.record.death() {
+                None if self.is_over(key, held.record.birth) => Err(Refusal::Removed),
                 None => Ok(Arc::clone(&held.record)),
                 Some(Death::Removed) => {
                     self.counters.late += 1;
@@ -339,9 +340,10 @@ impl Engine {
                 }
                 Some(Death::Lapsed) => Err(Refusal::Expired),
             },
-            // Whoever has everything would know of it: it has died, and even its tombstone is gone.
-            None if self.knows_of_all_but(&self.local, slot) => Err(Refusal::Removed),
-            None if self.known_death(key, read.birth).is_some() => Err(Refusal::Removed),
+            None if self.is_over(key, read.birth) => Err(Refusal::Removed),
+            // Whoever has everything would know of it, or of its death: even its tombstone is gone. What was read lately is out of reach,
+            // with all that had it.
+            None if self.knows_of_all_but(&self.local, slot) && self.may_be_forgotten(read) => Err(Refusal::Removed),
             None => {
                 let held = Held::new(Arc::clone(read), self.millis());
                 self.table.insert(key, held);

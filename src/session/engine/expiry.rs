@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{Message, Touch};
+use super::record::Record;
 use super::table::{Held, Key, SLOTS, SlotId};
+use super::version::Version;
 use super::{Engine, What};
 use crate::member::Member;
 
@@ -82,11 +84,24 @@ impl Engine {
         touched
     }
 
-    /// For how long a dead entry whose lease was this is remembered.
+    /// A dead entry whose lease was this is remembered from now on.
     pub(super) fn remember_dead(&mut self, key: &[u8], lease_millis: u64) {
-        let life = u64::try_from(self.config.tombstone_life.as_millis()).unwrap_or(u64::MAX / 4);
-        let keep_until = self.millis() + life.max(lease_millis.saturating_mul(2).min(u64::MAX / 4));
+        let keep_until = self.millis() + self.memory_of_dead(lease_millis);
         self.table.note(key, |held| held.keep(keep_until));
+    }
+
+    /// For how long a dead entry with this lease is remembered, in milliseconds.
+    fn memory_of_dead(&self, lease_millis: u64) -> u64 {
+        let life = u64::try_from(self.config.tombstone_life.as_millis()).unwrap_or(u64::MAX / 4);
+        life.max(lease_millis.saturating_mul(2).min(u64::MAX / 4))
+    }
+
+    /// Whether an entry may have died since this was read, and its death have been forgotten. Its time may be from another member's
+    /// clock, so half of the time counts.
+    pub(super) fn may_be_forgotten(&self, read: &Record) -> bool {
+        let latest = Version { time: read.latest(), node: 0 };
+        let age = self.now.epoch_millis.saturating_sub(latest.epoch_millis());
+        age >= self.memory_of_dead(read.lease.millis) / 2
     }
 
     pub(super) fn expiry_timeout(&mut self) {

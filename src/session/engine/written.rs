@@ -23,12 +23,14 @@ pub(super) struct Written {
 }
 
 /// A state that contains a write of this member.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Mark {
     birth: Version,
     death: Version,
     /// This member's last writes to that incarnation, by each of the names that it wrote under.
     own: Seen,
+    /// Those of them that nobody who was there had, so that a read goes on without them. Somebody who comes back may have them.
+    given_up: Seen,
     /// The latest time in any state of it: what a later write must exceed, even if its clock is behind.
     latest: u64,
     /// Which letting go this is from.
@@ -40,9 +42,25 @@ impl Mark {
     fn is_in(&self, record: &Record) -> bool {
         // An incarnation that is later than a death need not tell of it.
         (record.end.death >= self.death || record.birth > self.death)
-            && (record.birth > self.birth
+            && (self.own.as_slice().is_empty()
+                || record.birth > self.birth
                 || record.end.death >= self.birth
                 || record.birth == self.birth && (record.seen.includes(&self.own) || record.death() == Some(Death::Lapsed)))
+    }
+
+    /// This member's writes, those that it has given up included.
+    fn writes(&self) -> impl Iterator<Item = &Version> {
+        self.own.as_slice().iter().chain(self.given_up.as_slice())
+    }
+
+    /// Whether this member has written under this name.
+    fn has_written_as(&self, node: u64) -> bool {
+        self.own.has(node) || self.given_up.has(node)
+    }
+
+    /// Whether a state contains all that this member has written under a name.
+    fn all_is_in(&self, node: u64, record: &Record) -> bool {
+        self.writes().filter(|own| own.node == node).all(|own| record.seen.covers(*own))
     }
 }
 
@@ -50,19 +68,23 @@ impl Written {
     /// An entry is let go of.
     pub(super) fn let_go(&mut self, node: u64, key: &Key, record: &Record) {
         let before = self.known.get(key);
-        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.own.has(version.node));
+        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.has_written_as(version.node));
         let own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
         if own.as_slice().is_empty() && record.end.death.is_zero() {
             return;
         }
         let latest = record.latest().max(before.map_or(0, |mark| mark.latest));
         self.count += 1;
-        let mut mark = Mark { birth: record.birth, death: record.end.death, own, latest, nth: self.count };
+        let (birth, death) = (record.birth, record.end.death);
+        let mut mark = Mark { birth, death, own, given_up: Seen::default(), latest, nth: self.count };
         match before {
-            Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
+            Some(before) if before.birth == mark.birth => {
+                mark.own.merge(&before.own);
+                mark.given_up = before.given_up.clone();
+            }
             // What is let go of is older than what was written.
             Some(before) if before.birth > mark.birth.max(mark.death) => {
-                (mark.birth, mark.own) = (before.birth, before.own.clone())
+                (mark.birth, mark.own, mark.given_up) = (before.birth, before.own.clone(), before.given_up.clone());
             }
             _ => {}
         }
@@ -87,7 +109,7 @@ impl Engine {
         let Some(mark) = self.written.known.get(key) else { return false };
         match self.table.get(key) {
             Some(held) => !mark.is_in(&held.record),
-            None => mark.birth > mark.death,
+            None => mark.birth > mark.death && !mark.own.as_slice().is_empty(),
         }
     }
 
@@ -100,14 +122,20 @@ impl Engine {
     /// would by containing a later one of the same writer: such a write goes under a name of its own.
     pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {
         let mut version = self.tick(to.latest().max(self.latest_known(key)));
-        if let Some(mark) = self.written.known.get_mut(key).filter(|mark| mark.birth == to.birth) {
-            let own = mark.own.as_slice().iter();
-            // The names under which everything that was written is in there.
-            let mut free = own.filter(|own| to.seen.covers(**own)).map(|own| own.node);
-            let node = if mark.own.has(version.node) { free.next() } else { Some(version.node) };
-            version.node = node.unwrap_or_else(|| mix(version.node ^ version.time).max(1));
-            mark.own.add(version);
-            mark.latest = mark.latest.max(version.time);
+        let fresh = mix(version.node ^ version.time).max(1);
+        match self.written.known.get_mut(key) {
+            Some(mark) if mark.birth == to.birth => {
+                if mark.has_written_as(version.node) {
+                    // A name under which everything that was written is in there.
+                    let mut names = mark.writes().map(|own| own.node);
+                    version.node = names.find(|node| mark.all_is_in(*node, to)).unwrap_or(fresh);
+                }
+                mark.own.add(version);
+                mark.latest = mark.latest.max(version.time);
+            }
+            // Of what it wrote to an older incarnation than that it keeps no book.
+            Some(mark) if mark.birth > to.birth => version.node = fresh,
+            _ => {}
         }
         version
     }
@@ -115,6 +143,12 @@ impl Engine {
     /// The death of this incarnation, or of one after it, where this member knows of one though it has let go of the tombstone.
     pub(super) fn known_death(&self, key: &[u8], birth: Version) -> Option<Version> {
         self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !death.is_zero())
+    }
+
+    /// Whether this member knows that an incarnation is over: removed, or replaced by a later one that it has written to.
+    pub(super) fn is_over(&self, key: &[u8], birth: Version) -> bool {
+        let replaced = |mark: &Mark| mark.birth > birth && !mark.own.as_slice().is_empty();
+        self.known_death(key, birth).is_some() || self.written.known.get(key).is_some_and(replaced)
     }
 
     /// The latest time of this entry that this member remembers without having it.
@@ -126,7 +160,7 @@ impl Engine {
     pub(super) fn give_up_written(&mut self, key: &[u8]) {
         if let Some(mark) = self.written.known.get_mut(key) {
             // The dead stay dead.
-            (mark.birth, mark.own) = (Version::ZERO, Seen::default());
+            mark.given_up.merge(&std::mem::take(&mut mark.own));
         }
     }
 }
@@ -143,7 +177,7 @@ mod tests {
 
     #[test]
     fn only_what_contains_the_write_or_ended_it_is_not_behind() {
-        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20, nth: 1 };
+        let mark = Mark { birth: version(10, 1), own: Seen::one(version(20, 7)), ..Mark::default() };
         let born = Record::born(version(10, 1), 0);
         assert!(!mark.is_in(&born));
         let mut written = born.clone();

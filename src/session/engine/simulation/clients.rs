@@ -341,7 +341,7 @@ impl World {
                     self.coverage.saw(Fault::Full);
                 }
                 let ended = self.oracle.leases.has_lapsed(key, read.as_ref().map_or(Version::ZERO, |read| read.birth));
-                let truth = self.oracle.is_true(pid, refusal, key, read.as_deref(), to.as_ref(), &self.nodes);
+                let truth = self.oracle.is_true(refusal, key, read.as_deref(), to.as_ref());
                 if !truth || self.proving && !ended && refusal != Refusal::Full {
                     return Err(format!("{pid:?} refuses a change of {}, of {read:?}: {refusal:?}", name(key)));
                 }

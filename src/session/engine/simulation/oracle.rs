@@ -178,37 +178,21 @@ impl Oracle {
     }
 
     /// A client was told that its change cannot be made.
-    pub(super) fn is_true(
-        &self,
-        pid: Pid,
-        refusal: Refusal,
-        key: &Key,
-        read: Option<&Record>,
-        to: Option<&Key>,
-        nodes: &[Node],
-    ) -> bool {
+    pub(super) fn is_true(&self, refusal: Refusal, key: &Key, read: Option<&Record>, to: Option<&Key>) -> bool {
         let birth = read.map_or(Version::ZERO, |read| read.birth);
         match refusal {
             Refusal::Exists => to.map_or_else(|| self.keys.contains(key), |to| self.keys.contains(to)),
-            Refusal::Removed => {
-                // A holder that sees nobody who has it, as when they crashed or in a partition, takes it for forgotten.
-                self.knows(key, birth) || self.leases.has_lapsed(key, birth) || !self.is_within_reach(pid, key, birth, nodes)
-            }
+            // A later incarnation ends one as well.
+            Refusal::Removed => self.knows(key, birth) || self.leases.has_lapsed(key, birth) || self.was_replaced(key, birth),
             Refusal::Expired => self.leases.has_lapsed(key, birth),
             Refusal::Full => self.capped,
             Refusal::TooLarge | Refusal::OtherSlot | Refusal::Unavailable | Refusal::Stopped => false,
         }
     }
 
-    /// Whether somebody whom a member knows has this incarnation.
-    fn is_within_reach(&self, pid: Pid, key: &Key, birth: Version, nodes: &[Node]) -> bool {
-        let Some(process) = running(nodes, pid) else { return false };
-        let known = process.engine.participants();
-        let has = |other: &Process| {
-            let held = other.engine.table.get(key);
-            known.contains(&other.member.id()) && held.is_some_and(|held| held.is_alive() && held.record.birth >= birth)
-        };
-        nodes.iter().filter_map(|node| node.process.as_ref()).any(has)
+    /// Whether a later incarnation was made.
+    fn was_replaced(&self, key: &Key, birth: Version) -> bool {
+        self.writes.get(key).is_some_and(|writes| writes.iter().any(|write| write.mark == Mark::Birth && write.birth > birth))
     }
 
     /// Whether a removal is known.

@@ -521,3 +521,72 @@ fn what_is_pulled_too_late_is_handed_over_again() {
     group.run_for(SECOND * 3);
     assert!(group.agrees(), "it keeps what others hold");
 }
+
+#[test]
+fn a_state_from_before_what_this_member_made_anew_is_not_written_to() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let first = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, write(&first, "n", "2"), Want::None).is_ok());
+    group.settle();
+    let stale = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, write(&stale, "m", "3"), Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    let anew = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("4".into()))] };
+    assert!(group.commit(writer, &key, anew, Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    assert!(group.engine(writer).peek(&key).is_none(), "it has let go of it");
+    // What it wrote to the incarnation before it does not know any more: a write to that would claim to contain all of it.
+    assert!(matches!(group.commit(writer, &key, write(&stale, "n", "5"), Want::None), Err(Refusal::Removed)));
+    assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"4"[..]));
+}
+
+#[test]
+fn a_write_after_one_that_was_given_up_does_not_claim_to_contain_it() {
+    let mut group = Group::ready(4, &backups(1));
+    let key = owned_by(&group, 0);
+    let backup = holder(&group, 0, &key, 1);
+    let mut others = (1..4).filter(|node| *node != backup);
+    let (writer, other) = (others.next().expect("one of two"), others.next().expect("the other"));
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let before = group.engine(0).whole(&key).expect("it is here");
+    let first = read(&mut group, writer, &key);
+    assert!(group.commit(writer, &key, write(&first, "m", "2"), Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    // All that have the write are out of view; somebody else has what was there before.
+    let gone = [0, backup].map(|node| group.nodes[node].member.clone());
+    group.with(other, |engine, _| engine.take(before));
+    for node in [other, writer] {
+        gone.iter().for_each(|member| group.with(node, |engine, now| engine.member_removed(now, member)));
+    }
+    [0, backup].iter().for_each(|node| group.nodes[*node].deaf = true);
+    group.run_for(SECOND * 5);
+    let old = read(&mut group, writer, &key);
+    assert!(old.value("m").is_none(), "nobody has it");
+    assert!(group.commit(writer, &key, write(&old, "n", "3"), Want::None).is_ok());
+    let lost = Version { time: u64::MAX, node: group.engine(writer).clock.node() };
+    let written = group.engine(writer).peek(&key).expect("it is here").seen.clone();
+    assert!(!written.covers(lost) && !written.has(lost.node), "{written:?}");
+}
+
+#[test]
+fn what_was_read_shortly_before_its_only_holder_went_out_of_reach_can_be_changed() {
+    let mut group = Group::ready(3, &backups(0));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let engine = group.engine(0);
+    let next = engine.placement.order(slot_of(&key))[1].clone();
+    let heir = group.nodes.iter().position(|node| node.member == next).expect("two are left");
+    let found = read(&mut group, heir, &key);
+    group.run_for(SECOND * 3);
+    group.crash(0);
+    group.run_for(SECOND * 3);
+    assert!(group.engine(heir).owns(&key), "it has all that there is");
+    assert!(group.commit(heir, &key, write(&found, "m", "2"), Want::None).is_ok(), "nobody has removed it");
+    assert_eq!(group.value(heir, &key, "n").as_deref(), Some(&b"1"[..]));
+}
