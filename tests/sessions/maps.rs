@@ -160,3 +160,40 @@ fn a_key_is_taken_out_on_a_condition() {
     }
     assert_eq!(maps.iter().map(ReplicatedMap::len).sum::<usize>(), 24, "an owner and a copy of each");
 }
+
+#[test]
+fn a_map_is_shared_by_all() {
+    let channels = group(3);
+    let maps: Vec<_> =
+        channels.iter().map(|channel| ReplicatedMap::builder("stock").start(channel).expect("it starts")).collect();
+    for map in &maps {
+        assert!(map.wait_ready(PATIENCE));
+        until("all are known", || map.statistics().members == 2);
+    }
+    for number in 0..30_u32 {
+        let map = &maps[number as usize % 3];
+        let receipt = map.put(number.to_string(), number.to_string()).expect("put");
+        assert!(receipt.is_met());
+    }
+    for map in &maps {
+        for number in 0..30_u32 {
+            assert_eq!(map.get(number.to_string()).expect("an answer").as_deref(), Some(number.to_string().as_bytes()));
+        }
+    }
+    assert!(maps[0].put("", "nothing").is_err());
+    let found = maps[1].find("7").wait().expect("an answer").expect("it is there");
+    maps[2].replace_if("7", Some(found.version), "seven").expect("it is still so");
+    assert!(matches!(maps[0].replace_if("7", Some(found.version), "six"), Err(ReplaceError::Conflict { .. })));
+    assert!(matches!(maps[0].replace_if("7", None, "six"), Err(ReplaceError::Conflict { .. })));
+    maps[0].replace_if("new", None, "here").expect("there was none");
+    assert_eq!(maps[1].get("new").expect("an answer").as_deref(), Some(&b"here"[..]));
+    maps[1].remove("7").expect("removed");
+    for map in &maps {
+        until("it is gone", || !map.contains("7").expect("an answer"));
+    }
+    assert!(maps[0].drain(PATIENCE).is_empty());
+    channels[0].stop();
+    for map in &maps[1..] {
+        assert_eq!(map.get("8").expect("an answer").as_deref(), Some(&b"8"[..]));
+    }
+}

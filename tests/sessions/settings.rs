@@ -321,3 +321,46 @@ fn a_store_for_a_web_framework_can_be_built_on_it() {
     until("it is gone", || read(0).is_none() && read(1).is_none());
     assert!(block_on(Box::pin(stores[0].save(&record))).is_err());
 }
+
+#[test]
+fn filters_and_limits_say_no() {
+    let channels = group(1);
+    let manager = DeltaManager::builder("/shop")
+        .max_active(1)
+        .attribute_name_filter(|name| !name.starts_with("local."))
+        .attribute_value_filter(|_, value| value.len() <= 4)
+        .start(&channels[0])
+        .expect("it starts");
+    let mut session = manager.create().expect("room");
+    assert_eq!(session.set("local.cache", ""), Err(SetError::Filtered { name: "local.cache".into() }));
+    assert_eq!(session.set("page", "12345"), Err(SetError::Filtered { name: "page".into() }));
+    assert_eq!(session.set("\0principal", "eve"), Err(SetError::Reserved));
+    session.set("page", "1234").expect("allowed");
+    session.commit().expect("made");
+    assert_eq!(manager.create().expect_err("one is enough"), CreateError::TooMany { limit: 1 });
+    assert_eq!(manager.statistics().rejected, 1);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn values_of_other_types_outlive_a_change_of_the_type() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Old {
+        articles: Vec<u32>,
+        dropped: bool,
+    }
+    #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+    struct New {
+        articles: Vec<u32>,
+        #[serde(default)]
+        coupon: Option<String>,
+    }
+    let channels = group(1);
+    let mut session = deltas(&channels)[0].create().expect("room");
+    assert_eq!(session.get_as::<New>("cart"), Ok(None));
+    session.set_as("cart", &Old { articles: vec![4711], dropped: true }).expect("allowed");
+    session.set("text", "no number").expect("allowed");
+    assert_eq!(session.get_as("cart"), Ok(Some(New { articles: vec![4711], coupon: None })));
+    assert_eq!(session.get_as::<Vec<u64>>("text").expect_err("no list").name, "text");
+    session.commit().expect("made");
+}

@@ -155,3 +155,69 @@ fn what_comes_twice_is_counted() {
     drop(release);
     until("it has come once more", || managers[backup].statistics().duplicates > 0);
 }
+
+#[test]
+fn changes_that_nobody_commits_are_counted() {
+    let channels = group(1);
+    let managers = backups(&channels);
+    let dropped = || managers[0].statistics().uncommitted_drops;
+    drop(managers[0].create().expect("room"));
+    assert_eq!(dropped(), 1);
+    let mut session = managers[0].create().expect("room");
+    session.set("cart", "full").expect("allowed");
+    let receipt = session.commit().expect("alone, all the same");
+    assert!(!receipt.is_met() && receipt.confirmed.is_empty());
+    assert_eq!(managers[0].at_risk(), [session.id()]);
+    session.remove("cart").expect("allowed");
+    assert!(session.is_dirty());
+    let id = session.id();
+    drop(session);
+    assert_eq!(dropped(), 2);
+    let mut session = managers[0].get(&id).expect("an answer").expect("it is there");
+    assert_eq!(text(&session, "cart").as_deref(), Some("full"));
+    session.set("cart", "empty").expect("allowed");
+    session.discard();
+    drop(session);
+    assert_eq!(dropped(), 2);
+    let statistics = managers[0].statistics();
+    assert_eq!((statistics.created, statistics.active, statistics.owned, statistics.members), (1, 1, 1, 0));
+}
+
+#[test]
+fn listeners_hear_of_what_happens_in_order() {
+    let channels = group(2);
+    let (tell, told) = mpsc::channel();
+    let managers: Vec<_> = channels
+        .iter()
+        .enumerate()
+        .map(|(at, channel)| {
+            let tell = Mutex::new(tell.clone());
+            let note = move |event: &SessionEvent| {
+                let what = match event {
+                    SessionEvent::Created { .. } => "created".to_owned(),
+                    SessionEvent::Changed { written, .. } => format!("changed {}", written[0].name().expect("an attribute")),
+                    SessionEvent::IdChanged { .. } => "another id".to_owned(),
+                    SessionEvent::Invalidated { .. } => "invalidated".to_owned(),
+                    other => format!("{other:?}"),
+                };
+                assert_eq!(event.is_remote(), at == 1);
+                drop(tell.lock().expect("nobody panics").send((at, what)));
+            };
+            DeltaManager::builder("/shop").confirm(Confirm::All).on_event(note).start(channel).expect("it starts")
+        })
+        .collect();
+    all_ready(&managers);
+    let mut session = managers[0].create().expect("room");
+    session.set("a", "1").expect("allowed");
+    session.commit().expect("committed");
+    session.set("b", "2").expect("allowed");
+    session.commit().expect("committed");
+    session.invalidate().expect("removed");
+    let mut heard = [Vec::new(), Vec::new()];
+    for _ in 0..8 {
+        let (at, what) = told.recv_timeout(PATIENCE).expect("an event");
+        heard[at].push(what);
+    }
+    let expected = ["created", "changed a", "changed b", "invalidated"];
+    assert_eq!(heard, [expected, expected]);
+}
