@@ -96,7 +96,7 @@ impl Engine {
     pub(crate) fn census(&self) -> Census {
         let mut census = Census::default();
         for slot in 0..super::table::SLOTS {
-            let alive = self.table.slot(slot).iter().filter(|(_, held)| held.is_alive()).count();
+            let alive = self.table.slot(slot).alive();
             *match self.placement.rank(slot, &self.local) {
                 Some(0) => &mut census.owned,
                 Some(_) => &mut census.copies,

@@ -120,6 +120,11 @@ impl Slot {
         self.entries.0.len()
     }
 
+    /// Entries that are alive.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.0.is_empty()
     }
