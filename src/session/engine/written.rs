@@ -23,12 +23,14 @@ pub(super) struct Written {
 }
 
 /// A state that contains a write of this member.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Mark {
     birth: Version,
     death: Version,
     /// This member's last writes to that incarnation, by each of the names that it wrote under.
     own: Seen,
+    /// The same of what was [given up](Engine::give_up_written): no read waits for it, but it may come back, and no write may claim it.
+    given_up: (Version, Seen),
     /// The latest time in any state of it: what a later write must exceed, even if its clock is behind.
     latest: u64,
     /// Which letting go this is from.
@@ -44,20 +46,35 @@ impl Mark {
                 || record.end.death >= self.birth
                 || record.birth == self.birth && (record.seen.includes(&self.own) || record.death() == Some(Death::Lapsed)))
     }
+
+    /// Whether this member has written under a name.
+    fn has(&self, node: u64) -> bool {
+        self.own.has(node) || self.given_up.1.has(node)
+    }
+
+    /// Its last writes to an incarnation.
+    fn writes_to(&self, birth: Version) -> Option<Seen> {
+        let mut all = (self.birth == birth).then(|| self.own.clone());
+        if self.given_up.0 == birth {
+            all.get_or_insert_default().merge(&self.given_up.1);
+        }
+        all
+    }
 }
 
 impl Written {
     /// An entry is let go of.
     pub(super) fn let_go(&mut self, node: u64, key: &Key, record: &Record) {
         let before = self.known.get(key);
-        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.own.has(version.node));
+        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.has(version.node));
         let own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
         if own.as_slice().is_empty() && record.end.death.is_zero() {
             return;
         }
         let latest = record.latest().max(before.map_or(0, |mark| mark.latest));
         self.count += 1;
-        let mut mark = Mark { birth: record.birth, death: record.end.death, own, latest, nth: self.count };
+        let given_up = before.map(|mark| mark.given_up.clone()).unwrap_or_default();
+        let mut mark = Mark { birth: record.birth, death: record.end.death, own, given_up, latest, nth: self.count };
         match before {
             Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
             // What is let go of is older than what was written.
@@ -100,13 +117,15 @@ impl Engine {
     /// would by containing a later one of the same writer: such a write goes under a name of its own.
     pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {
         let mut version = self.tick(to.latest().max(self.latest_known(key)));
-        if let Some(mark) = self.written.known.get_mut(key).filter(|mark| mark.birth == to.birth) {
-            let own = mark.own.as_slice().iter();
+        if let Some(mark) = self.written.known.get_mut(key)
+            && let Some(all) = mark.writes_to(to.birth)
+        {
             // The names under which everything that was written is in there.
-            let mut free = own.filter(|own| to.seen.covers(**own)).map(|own| own.node);
-            let node = if mark.own.has(version.node) { free.next() } else { Some(version.node) };
+            let mut free = all.as_slice().iter().filter(|own| to.seen.covers(**own)).map(|own| own.node);
+            let node = if all.has(version.node) { free.next() } else { Some(version.node) };
             version.node = node.unwrap_or_else(|| mix(version.node ^ version.time).max(1));
-            mark.own.add(version);
+            let names = if mark.birth == to.birth { &mut mark.own } else { &mut mark.given_up.1 };
+            names.add(version);
             mark.latest = mark.latest.max(version.time);
         }
         version
@@ -126,7 +145,12 @@ impl Engine {
     pub(super) fn give_up_written(&mut self, key: &[u8]) {
         if let Some(mark) = self.written.known.get_mut(key) {
             // The dead stay dead.
-            (mark.birth, mark.own) = (Version::ZERO, Seen::default());
+            let (birth, own) = (std::mem::take(&mut mark.birth), std::mem::take(&mut mark.own));
+            if mark.given_up.0 == birth {
+                mark.given_up.1.merge(&own);
+            } else if !own.as_slice().is_empty() {
+                mark.given_up = (birth, own);
+            }
         }
     }
 }
@@ -143,7 +167,8 @@ mod tests {
 
     #[test]
     fn only_what_contains_the_write_or_ended_it_is_not_behind() {
-        let mark = Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20, nth: 1 };
+        let mark =
+            Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20, ..Mark::default() };
         let born = Record::born(version(10, 1), 0);
         assert!(!mark.is_in(&born));
         let mut written = born.clone();

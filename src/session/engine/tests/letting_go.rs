@@ -214,6 +214,35 @@ fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
 }
 
 #[test]
+fn what_was_given_up_is_not_claimed_by_a_later_write() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, writer, &key);
+    let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "n", "2"), Want::None) else { panic!("nobody waits") };
+    group.settle();
+    // Those who have that write are out of reach for a while, and others have taken over.
+    for node in (0..3).filter(|node| *node != writer) {
+        group.with(node, |engine, now| {
+            engine.at(now);
+            engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
+        });
+    }
+    let mut found = read(&mut group, writer, &key);
+    for name in ["a", "b"] {
+        assert!(group.commit(writer, &key, write(&found, name, "3"), Want::None).is_ok());
+        let here = group.engine(writer).peek(&key).expect("a guest").clone();
+        assert!(here.attribute(name).is_some() && !here.seen.covers(first.version), "{here:?}");
+        group.settle();
+        assert!(group.engine(writer).peek(&key).is_none(), "it is let go of");
+        found = read(&mut group, writer, &key);
+        assert!(found.attribute(name).is_some(), "what was written since is read");
+    }
+}
+
+#[test]
 fn what_is_found_in_place_of_a_lost_write_is_not_lost_as_well() {
     let mut group = Group::ready(4, &backups(1));
     let key = owned_by(&group, 0);
