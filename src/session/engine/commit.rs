@@ -243,7 +243,7 @@ impl Engine {
     ) -> Result<(Version, Vec<Entry>), Refusal> {
         let known = self.table.get(key).map(|held| Arc::clone(&held.record));
         let existed = known.as_ref().is_some_and(|record| record.is_alive());
-        self.admit(key, known.as_deref(), true, &attributes)?;
+        self.admit(key, known.as_deref(), false, true, &attributes)?;
         let version = self.tick(self.latest(key));
         let mut record = Record::born(version, millis_of(lease));
         record.attributes = written(version, attributes);
@@ -263,8 +263,11 @@ impl Engine {
         lease: Option<Duration>,
         attributes: Vec<(Name, Option<Bytes>)>,
     ) -> Result<(Version, Vec<Entry>), Refusal> {
-        let before = self.base(key, read)?;
-        self.admit(key, Some(&before), false, &attributes)?;
+        let (before, here) = self.base(key, read)?;
+        self.admit(key, Some(&before), !here, false, &attributes)?;
+        if !here {
+            self.keep_base(key, &before);
+        }
         let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
@@ -301,9 +304,9 @@ impl Engine {
         if self.is_away(key) {
             return Err(Refusal::Unavailable);
         }
-        let before = self.base(key, read)?;
-        self.admit(key, Some(&before), false, &attributes)?;
-        let version = self.tick(self.latest(key).max(self.latest(&to)));
+        let (before, here) = self.base(key, read)?;
+        self.admit(key, Some(&before), !here, false, &attributes)?;
+        let version = self.tick(self.latest(key).max(self.latest(&to)).max(before.latest()));
         // What was removed under the old key, earlier, is not what the new one was.
         let mut record = Record { birth: version, touched: version.time, end: Ends::default(), ..(*before).clone() };
         if let Some(lease) = lease {
@@ -322,17 +325,14 @@ impl Engine {
         Ok((version, self.whole(&to).into_iter().chain(buried).collect()))
     }
 
-    /// The record that a change is made on, which is here from now on.
-    fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<Arc<Record>, Refusal> {
-        let slot = slot_of(key);
-        if self.table.get(key).is_some_and(|held| read.birth > held.record.birth.max(held.record.end.death)) {
-            // What is here, as an old tombstone that somebody had left, is from before the incarnation that was read elsewhere.
-            self.take_unnoticed(Entry { key: key.into(), record: Arc::clone(read), base: None, idle: 0, keep: 0 });
-            self.handover_soon();
-        }
+    /// The record that a change is made on, and whether it is here. What was read elsewhere comes [here](Self::keep_base) with the
+    /// change: of one that is refused nothing may stay, or an old state would, and be read.
+    fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<(Arc<Record>, bool), Refusal> {
         match self.table.get(key) {
+            // What is here, as an old tombstone that somebody had left, is from before the incarnation that was read elsewhere.
+            Some(held) if read.birth > held.record.birth.max(held.record.end.death) => Ok((Arc::clone(read), false)),
             Some(held) => match held.record.death() {
-                None => Ok(Arc::clone(&held.record)),
+                None => Ok((Arc::clone(&held.record), true)),
                 Some(Death::Removed) => {
                     self.counters.late += 1;
                     Err(Refusal::Removed)
@@ -340,15 +340,19 @@ impl Engine {
                 Some(Death::Lapsed) => Err(Refusal::Expired),
             },
             // Whoever has everything would know of it: it has died, and even its tombstone is gone.
-            None if self.knows_of_all_but(&self.local, slot) => Err(Refusal::Removed),
+            None if self.knows_of_all_but(&self.local, slot_of(key)) => Err(Refusal::Removed),
             None if self.known_death(key, read.birth).is_some() => Err(Refusal::Removed),
-            None => {
-                let held = Held::new(Arc::clone(read), self.millis());
-                self.table.insert(key, held);
-                self.handover_soon();
-                Ok(Arc::clone(read))
-            }
+            None => Ok((Arc::clone(read), false)),
         }
+    }
+
+    /// What was read elsewhere, and is changed now, is here from now on.
+    fn keep_base(&mut self, key: &[u8], read: &Record) {
+        if let Some(held) = self.table.get(key) {
+            // It does not tell what this member wrote to the one before it.
+            self.written.let_go(self.clock.node(), &key.into(), &held.record);
+        }
+        self.merge_here(key, read);
     }
 
     /// Leaves a tombstone that is later than all that is known of the entry, and than what was read where the entry is not held.
@@ -404,11 +408,13 @@ impl Engine {
         }
     }
 
-    /// Whether an entry may become what a change makes of it. What does not make it larger, it always may.
+    /// Whether an entry may become what a change makes of it. What does not make it larger, it always may. What makes it larger must
+    /// find room with all that it was `before`, if that `comes` with the change.
     fn admit(
         &mut self,
         key: &[u8],
         before: Option<&Record>,
+        comes: bool,
         anew: bool,
         attributes: &[(Name, Option<Bytes>)],
     ) -> Result<(), Refusal> {
@@ -435,6 +441,10 @@ impl Engine {
             // All that is there goes; where nothing is, an entry comes.
             more += before.map_or_else(|| weight(key, &Record::default()), |_| size_of::<Record>());
             less += before.map_or(0, Record::size);
+        }
+        if let Some(before) = before.filter(|_| comes && more > less) {
+            more += weight(key, before);
+            less += self.table.get(key).map_or(0, |held| weight(key, &held.record));
         }
         if before.is_none() && self.is_full() || self.has_no_room_for(more, less) {
             self.counters.refused += 1;

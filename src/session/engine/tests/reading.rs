@@ -177,6 +177,47 @@ fn a_member_without_room_reads_what_others_hold() {
     assert_eq!(group.engine(full).table.len(), 0);
 }
 
+/// Two that hold an entry, and a member without room that does not.
+fn reader_without_room() -> (Group, [u8; 4], usize) {
+    let mut group = Group::ready(2, &backups(1));
+    let full = group.join(Config { max_bytes: 1, ..backups(1) });
+    group.run_for(SECOND);
+    let local = group.engine(full).local().clone();
+    let key = (0..).map(key).find(|key| group.engine(full).placement.rank(slot_of(key), &local).is_none());
+    let key = key.expect("two of three hold a key");
+    group.create(0, &key, "n", "1");
+    group.settle();
+    (group, key, full)
+}
+
+fn read_elsewhere(group: &mut Group, node: usize, key: &[u8]) -> Arc<Record> {
+    let Get::Asking(_) = group.get(node, key) else { panic!("it is not here") };
+    group.settle();
+    let (_, found) = group.nodes[node].fetched.pop().expect("a holder has answered");
+    found.expect("it knows").expect("the entry is alive")
+}
+
+#[test]
+fn a_change_that_is_refused_leaves_nothing_of_what_was_read() {
+    let (mut group, key, full) = reader_without_room();
+    let read = read_elsewhere(&mut group, full, &key);
+    let change = |read: &Arc<Record>| Change::Update {
+        read: Arc::clone(read),
+        lease: None,
+        attributes: vec![("n".into(), Some("a longer value".into()))],
+    };
+    assert!(matches!(group.commit(full, &key, change(&read), Want::None), Err(Refusal::Full)));
+    assert!(group.engine(full).table.get(&key).is_none(), "an old state would be read from now on");
+    // Nor where an old tombstone is.
+    let before = Version { time: read.birth.time - 1, ..read.birth };
+    group.with(full, |engine, now| {
+        engine.at(now);
+        engine.table.insert(&key, table::Held::new(Arc::new(Record::tombstone(before)), engine.millis()))
+    });
+    assert!(matches!(group.commit(full, &key, change(&read), Want::None), Err(Refusal::Full)));
+    assert!(group.engine(full).peek(&key).is_none());
+}
+
 /// A joiner that one of two members has heard, which has created an entry on it and on itself, and has died.
 fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     let mut group = Group::ready(2, &backups(1));
