@@ -198,6 +198,21 @@ fn read_elsewhere(group: &mut Group, node: usize, key: &[u8]) -> Arc<Record> {
 }
 
 #[test]
+fn what_finds_no_room_beside_an_older_copy_is_read_all_the_same() {
+    let (mut group, key, full) = reader_without_room();
+    let old = read_elsewhere(&mut group, full, &key);
+    group.with(full, |engine, now| {
+        engine.at(now);
+        engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
+    });
+    group.set(0, &key, "n", "a longer value");
+    group.settle();
+    let found = read_elsewhere(&mut group, full, &key);
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"a longer value"[..]));
+    assert!(group.engine(full).table.bytes() < old.size() + 200, "no more is held for it");
+}
+
+#[test]
 fn a_change_that_is_refused_leaves_nothing_of_what_was_read() {
     let (mut group, key, full) = reader_without_room();
     let read = read_elsewhere(&mut group, full, &key);
