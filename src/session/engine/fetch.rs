@@ -295,8 +295,9 @@ impl Engine {
         let untold = self.config.flaws.reads_elsewhere_untold;
         #[cfg(not(test))]
         let untold = false;
-        if !untold && self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue(held)) {
-            // Who asks reads it for somebody, and lets go of its copy at once: here is where the access is remembered.
+        if !untold && self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue_elsewhere(held)) {
+            // Who asks reads it for somebody, and lets go of its copy at once: here is where the access is remembered. Also when it is
+            // overdue by what was accessed here: who is told late of that waits longer, and takes it for alive.
             self.accessed(key);
         }
         let answer = match self.whole(key) {

@@ -233,6 +233,21 @@ fn a_change_that_is_refused_leaves_nothing_of_what_was_read() {
     assert!(group.engine(full).peek(&key).is_none());
 }
 
+#[test]
+fn who_is_given_an_entry_that_is_overdue_only_here_keeps_it_alive() {
+    let config = Config { expiry_interval: SECOND * 60, ..backups(1) };
+    let mut group = Group::ready(5, &config);
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 4, attributes: vec![("n".into(), Some("1".into()))] };
+    assert!(group.commit(0, &key, change, Want::None).is_ok());
+    group.run_for(SECOND * 9 / 2);
+    // The owner was the last to access it. Others are told late of accesses, and take it for alive for longer.
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    read_elsewhere(&mut group, stranger, &key);
+    group.run_for(SECOND * 3);
+    assert!(matches!(group.get(0, &key), Get::Here(_)), "that was an access");
+}
+
 /// A joiner that one of two members has heard, which has created an entry on it and on itself, and has died.
 fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     let mut group = Group::ready(2, &backups(1));
