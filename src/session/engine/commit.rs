@@ -243,7 +243,7 @@ impl Engine {
     ) -> Result<(Version, Vec<Entry>), Refusal> {
         let known = self.table.get(key).map(|held| Arc::clone(&held.record));
         let existed = known.as_ref().is_some_and(|record| record.is_alive());
-        self.admit(key, known.as_deref(), true, &attributes)?;
+        self.admit(key, known.as_deref(), false, true, &attributes)?;
         let version = self.tick(self.latest(key));
         let mut record = Record::born(version, millis_of(lease));
         record.attributes = written(version, attributes);
@@ -263,8 +263,11 @@ impl Engine {
         lease: Option<Duration>,
         attributes: Vec<(Name, Option<Bytes>)>,
     ) -> Result<(Version, Vec<Entry>), Refusal> {
-        let before = self.base(key, read)?;
-        self.admit(key, Some(&before), false, &attributes)?;
+        let (before, here) = self.base(key, read)?;
+        self.admit(key, Some(&before), !here, false, &attributes)?;
+        if !here {
+            self.keep_base(key, &before);
+        }
         let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
@@ -301,9 +304,9 @@ impl Engine {
         if self.is_away(key) {
             return Err(Refusal::Unavailable);
         }
-        let before = self.base(key, read)?;
-        self.admit(key, Some(&before), false, &attributes)?;
-        let version = self.tick(self.latest(key).max(self.latest(&to)));
+        let (before, here) = self.base(key, read)?;
+        self.admit(key, Some(&before), !here, false, &attributes)?;
+        let version = self.tick(self.latest(key).max(self.latest(&to)).max(before.latest()));
         // What was removed under the old key, earlier, is not what the new one was.
         let mut record = Record { birth: version, touched: version.time, end: Ends::default(), ..(*before).clone() };
         if let Some(lease) = lease {
@@ -322,18 +325,16 @@ impl Engine {
         Ok((version, self.whole(&to).into_iter().chain(buried).collect()))
     }
 
-    /// The record that a change is made on, which is here from now on.
-    fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<Arc<Record>, Refusal> {
-        let slot = slot_of(key);
-        if self.table.get(key).is_some_and(|held| read.birth > held.record.birth.max(held.record.end.death)) {
-            // What is here, as an old tombstone that somebody had left, is from before the incarnation that was read elsewhere.
-            self.take_unnoticed(Entry { key: key.into(), record: Arc::clone(read), base: None, idle: 0, keep: 0 });
-            self.handover_soon();
-        }
+    /// The record that a change is made on, and whether it is here. What was read elsewhere comes [here](Self::keep_base) with the
+    /// change: of one that is refused nothing may stay, or an old state would, and be read.
+    fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<(Arc<Record>, bool), Refusal> {
+        let is_before = |held: &Held| read.birth > held.record.birth.max(held.record.end.death);
         match self.table.get(key) {
+            // As an old tombstone that somebody had left: it says nothing about the incarnation that was read elsewhere.
+            Some(held) if is_before(held) && !self.is_over(key, read.birth) => Ok((Arc::clone(read), false)),
             Some(held) => match held.record.death() {
                 None if self.is_over(key, held.record.birth) => Err(Refusal::Removed),
-                None => Ok(Arc::clone(&held.record)),
+                None => Ok((Arc::clone(&held.record), true)),
                 Some(Death::Removed) => {
                     self.counters.late += 1;
                     Err(Refusal::Removed)
@@ -343,14 +344,18 @@ impl Engine {
             None if self.is_over(key, read.birth) => Err(Refusal::Removed),
             // Whoever has everything would know of it, or of its death: even its tombstone is gone. What was read lately is out of reach,
             // with all that had it.
-            None if self.knows_of_all_but(&self.local, slot) && self.may_be_forgotten(read) => Err(Refusal::Removed),
-            None => {
-                let held = Held::new(Arc::clone(read), self.millis());
-                self.table.insert(key, held);
-                self.handover_soon();
-                Ok(Arc::clone(read))
-            }
+            None if self.knows_of_all_but(&self.local, slot_of(key)) && self.may_be_forgotten(read) => Err(Refusal::Removed),
+            None => Ok((Arc::clone(read), false)),
         }
+    }
+
+    /// What was read elsewhere, and is changed now, is here from now on.
+    fn keep_base(&mut self, key: &[u8], read: &Record) {
+        if let Some(held) = self.table.get(key) {
+            // It does not tell what this member wrote to the one before it.
+            self.written.let_go(self.clock.node(), &key.into(), &held.record);
+        }
+        self.merge_here(key, read);
     }
 
     /// Leaves a tombstone that is later than all that is known of the entry, and than what was read where the entry is not held.
@@ -406,11 +411,13 @@ impl Engine {
         }
     }
 
-    /// Whether an entry may become what a change makes of it. What does not make it larger, it always may.
+    /// Whether an entry may become what a change makes of it. What does not make it larger, it always may. What makes it larger must
+    /// find room with all that it was `before`, if that `comes` with the change.
     fn admit(
         &mut self,
         key: &[u8],
         before: Option<&Record>,
+        comes: bool,
         anew: bool,
         attributes: &[(Name, Option<Bytes>)],
     ) -> Result<(), Refusal> {
@@ -437,6 +444,10 @@ impl Engine {
             // All that is there goes; where nothing is, an entry comes.
             more += before.map_or_else(|| weight(key, &Record::default()), |_| size_of::<Record>());
             less += before.map_or(0, Record::size);
+        }
+        if let Some(before) = before.filter(|_| comes && more > less) {
+            more += weight(key, before);
+            less += self.table.get(key).map_or(0, |held| weight(key, &held.record));
         }
         if before.is_none() && self.is_full() || self.has_no_room_for(more, less) {
             self.counters.refused += 1;

@@ -46,9 +46,13 @@ impl Engine {
     /// Whether an entry has not been accessed for longer than its lease, as far as this member knows.
     pub(super) fn is_overdue(&self, held: &Held) -> bool {
         let lease = held.record.lease.millis;
-        // Of accesses elsewhere this member is told late, by this much at most.
-        let grace = if held.accessed_here { 0 } else { self.touch_interval(lease) };
-        lease > 0 && held.idle(self.millis()) >= lease.saturating_add(grace)
+        held.accessed_here && lease > 0 && held.idle(self.millis()) >= lease || self.is_overdue_elsewhere(held)
+    }
+
+    /// The same where it was not accessed last: of accesses elsewhere a member is told late, by so much at most.
+    pub(super) fn is_overdue_elsewhere(&self, held: &Held) -> bool {
+        let lease = held.record.lease.millis;
+        lease > 0 && held.idle(self.millis()) >= lease.saturating_add(self.touch_interval(lease))
     }
 
     /// How long an access may go untold.

@@ -200,6 +200,24 @@ impl Engine {
         Some(record)
     }
 
+    /// An answer that finds no room is one all the same, with what is here of the entry.
+    fn unkept(&self, mut came: Entry) -> Option<Entry> {
+        if self.is_away(&came.key) {
+            return None;
+        }
+        if let Some(here) = self.whole(&came.key) {
+            Arc::make_mut(&mut came.record).merge(&here.record);
+            came.idle = came.idle.min(here.idle);
+        }
+        (!is_expired(&came)).then_some(came)
+    }
+
+    /// What a read finds: what came and found no room, or what is here.
+    fn found(&mut self, key: &[u8], unkept: Option<Arc<Record>>) -> Option<Arc<Record>> {
+        let here = self.found_here(key);
+        unkept.filter(|record| record.is_alive()).or(here)
+    }
+
     fn ask_next(&mut self, ticket: Ticket) {
         let (deadline, retry_at) = match self.fetches.asking.get(&ticket) {
             Some(fetch) => (fetch.deadline, self.in_millis(self.config.fetch_retry).min(fetch.deadline)),
@@ -245,16 +263,16 @@ impl Engine {
         }
         let mut unkept = None;
         if let Some(best) = fetch.best.filter(|_| self.is_behind(&fetch.key)) {
-            let (record, expired) = (Arc::clone(&best.record), is_expired(&best));
-            let full = self.take(best) == Taken::Full;
-            unkept = (full && !expired && self.table.get(&fetch.key).is_none()).then_some(record);
+            if self.take(best.clone()) == Taken::Full {
+                unkept = self.unkept(best).map(|entry| entry.record);
+            }
             self.handover_soon();
         }
         let behind = match &unkept {
             Some(record) => self.lacks_written(&fetch.key, record),
             None => self.is_behind(&fetch.key),
         };
-        let found = unkept.filter(|record| record.is_alive()).or_else(|| self.found_here(&fetch.key));
+        let found = self.found(&fetch.key, unkept);
         let result = if (found.is_none() || behind) && !fetch.silent.is_empty() {
             Err(FetchFault { silent: fetch.silent })
         } else {
@@ -277,8 +295,9 @@ impl Engine {
         let untold = self.config.flaws.reads_elsewhere_untold;
         #[cfg(not(test))]
         let untold = false;
-        if !untold && self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue(held)) {
-            // Who asks reads it for somebody, and lets go of its copy at once: here is where the access is remembered.
+        if !untold && self.table.get(key).is_some_and(|held| held.is_alive() && !self.is_overdue_elsewhere(held)) {
+            // Who asks reads it for somebody, and lets go of its copy at once: here is where the access is remembered. Also when it is
+            // overdue by what was accessed here: who is told late of that waits longer, and takes it for alive.
             self.accessed(key);
         }
         let answer = match self.whole(key) {
@@ -304,8 +323,7 @@ impl Engine {
                 let came = Entry::clone(&entry);
                 // A copy to look at: nothing has happened to the entry.
                 let taken = if fresh { self.take_unnoticed(*entry) } else { self.take(*entry) };
-                // The answer is one even if there is no room to keep it.
-                let unkept = (fresh && taken == Taken::Full && !is_expired(&came)).then_some(came);
+                let unkept = if taken == Taken::Full { self.unkept(came) } else { None };
                 let slot = slot_of(&key);
                 if !fresh {
                     // Others may count on the copy that was here: one holder has it, and that is all that is known.
@@ -328,7 +346,7 @@ impl Engine {
                 self.handover_soon();
                 // What is here may be let go of before all have answered.
                 let here = if self.is_away(&key) { None } else { self.whole(&key) };
-                let here = here.or_else(|| unkept.clone());
+                let here = unkept.clone().or(here);
                 let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
                 debug_assert_eq!(fetch.key, key);
                 match (&mut fetch.best, here) {
@@ -355,8 +373,7 @@ impl Engine {
                 if self.is_here_but_away(&fetch.key) {
                     return self.answer_from_store(request, fetch);
                 }
-                let unkept = unkept.map(|entry| entry.record).filter(|record| record.is_alive());
-                let found = unkept.or_else(|| self.found_here(&fetch.key));
+                let found = self.found(&fetch.key, unkept.map(|entry| entry.record));
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }
             // A holder that has everything: what is not there was let go of, or never was.

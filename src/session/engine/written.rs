@@ -29,8 +29,8 @@ struct Mark {
     death: Version,
     /// This member's last writes to that incarnation, by each of the names that it wrote under.
     own: Seen,
-    /// Those of them that nobody who was there had, so that a read goes on without them. Somebody who comes back may have them.
-    given_up: Seen,
+    /// The same of what was [given up](Engine::give_up_written): no read waits for it, but it may come back, and no write may claim it.
+    given_up: (Version, Seen),
     /// The latest time in any state of it: what a later write must exceed, even if its clock is behind.
     latest: u64,
     /// Which letting go this is from.
@@ -42,25 +42,23 @@ impl Mark {
     fn is_in(&self, record: &Record) -> bool {
         // An incarnation that is later than a death need not tell of it.
         (record.end.death >= self.death || record.birth > self.death)
-            && (self.own.as_slice().is_empty()
-                || record.birth > self.birth
+            && (record.birth > self.birth
                 || record.end.death >= self.birth
                 || record.birth == self.birth && (record.seen.includes(&self.own) || record.death() == Some(Death::Lapsed)))
     }
 
-    /// This member's writes, those that it has given up included.
-    fn writes(&self) -> impl Iterator<Item = &Version> {
-        self.own.as_slice().iter().chain(self.given_up.as_slice())
+    /// Whether this member has written under a name.
+    fn has(&self, node: u64) -> bool {
+        self.own.has(node) || self.given_up.1.has(node)
     }
 
-    /// Whether this member has written under this name.
-    fn has_written_as(&self, node: u64) -> bool {
-        self.own.has(node) || self.given_up.has(node)
-    }
-
-    /// Whether a state contains all that this member has written under a name.
-    fn all_is_in(&self, node: u64, record: &Record) -> bool {
-        self.writes().filter(|own| own.node == node).all(|own| record.seen.covers(*own))
+    /// Its last writes to an incarnation.
+    fn writes_to(&self, birth: Version) -> Option<Seen> {
+        let mut all = (self.birth == birth).then(|| self.own.clone());
+        if self.given_up.0 == birth {
+            all.get_or_insert_default().merge(&self.given_up.1);
+        }
+        all
     }
 }
 
@@ -68,23 +66,20 @@ impl Written {
     /// An entry is let go of.
     pub(super) fn let_go(&mut self, node: u64, key: &Key, record: &Record) {
         let before = self.known.get(key);
-        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.has_written_as(version.node));
+        let names = |version: &&Version| version.node == node || before.is_some_and(|mark| mark.has(version.node));
         let own = Seen::collect(record.seen.as_slice().iter().filter(names).copied().collect());
         if own.as_slice().is_empty() && record.end.death.is_zero() {
             return;
         }
         let latest = record.latest().max(before.map_or(0, |mark| mark.latest));
         self.count += 1;
-        let (birth, death) = (record.birth, record.end.death);
-        let mut mark = Mark { birth, death, own, given_up: Seen::default(), latest, nth: self.count };
+        let given_up = before.map(|mark| mark.given_up.clone()).unwrap_or_default();
+        let mut mark = Mark { birth: record.birth, death: record.end.death, own, given_up, latest, nth: self.count };
         match before {
-            Some(before) if before.birth == mark.birth => {
-                mark.own.merge(&before.own);
-                mark.given_up = before.given_up.clone();
-            }
+            Some(before) if before.birth == mark.birth => _ = mark.own.merge(&before.own),
             // What is let go of is older than what was written.
             Some(before) if before.birth > mark.birth.max(mark.death) => {
-                (mark.birth, mark.own, mark.given_up) = (before.birth, before.own.clone(), before.given_up.clone());
+                (mark.birth, mark.own) = (before.birth, before.own.clone())
             }
             _ => {}
         }
@@ -109,7 +104,7 @@ impl Engine {
         let Some(mark) = self.written.known.get(key) else { return false };
         match self.table.get(key) {
             Some(held) => !mark.is_in(&held.record),
-            None => mark.birth > mark.death && !mark.own.as_slice().is_empty(),
+            None => mark.birth > mark.death,
         }
     }
 
@@ -122,20 +117,16 @@ impl Engine {
     /// would by containing a later one of the same writer: such a write goes under a name of its own.
     pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {
         let mut version = self.tick(to.latest().max(self.latest_known(key)));
-        let fresh = mix(version.node ^ version.time).max(1);
-        match self.written.known.get_mut(key) {
-            Some(mark) if mark.birth == to.birth => {
-                if mark.has_written_as(version.node) {
-                    // A name under which everything that was written is in there.
-                    let mut names = mark.writes().map(|own| own.node);
-                    version.node = names.find(|node| mark.all_is_in(*node, to)).unwrap_or(fresh);
-                }
-                mark.own.add(version);
-                mark.latest = mark.latest.max(version.time);
-            }
-            // Of what it wrote to an older incarnation than that it keeps no book.
-            Some(mark) if mark.birth > to.birth => version.node = fresh,
-            _ => {}
+        if let Some(mark) = self.written.known.get_mut(key)
+            && let Some(all) = mark.writes_to(to.birth)
+        {
+            // The names under which everything that was written is in there.
+            let mut free = all.as_slice().iter().filter(|own| to.seen.covers(**own)).map(|own| own.node);
+            let node = if all.has(version.node) { free.next() } else { Some(version.node) };
+            version.node = node.unwrap_or_else(|| mix(version.node ^ version.time).max(1));
+            let names = if mark.birth == to.birth { &mut mark.own } else { &mut mark.given_up.1 };
+            names.add(version);
+            mark.latest = mark.latest.max(version.time);
         }
         version
     }
@@ -145,10 +136,10 @@ impl Engine {
         self.written.known.get(key).map(|mark| mark.death).filter(|death| *death >= birth && !death.is_zero())
     }
 
-    /// Whether this member knows that an incarnation is over: removed, or replaced by a later one that it has written to.
+    /// Whether this member knows that an incarnation is over: removed, or replaced by a later one that it has written to. Of what it
+    /// wrote to the older one it keeps no book.
     pub(super) fn is_over(&self, key: &[u8], birth: Version) -> bool {
-        let replaced = |mark: &Mark| mark.birth > birth && !mark.own.as_slice().is_empty();
-        self.known_death(key, birth).is_some() || self.written.known.get(key).is_some_and(replaced)
+        self.known_death(key, birth).is_some() || self.written.known.get(key).is_some_and(|mark| mark.birth > birth)
     }
 
     /// The latest time of this entry that this member remembers without having it.
@@ -160,7 +151,12 @@ impl Engine {
     pub(super) fn give_up_written(&mut self, key: &[u8]) {
         if let Some(mark) = self.written.known.get_mut(key) {
             // The dead stay dead.
-            mark.given_up.merge(&std::mem::take(&mut mark.own));
+            let (birth, own) = (std::mem::take(&mut mark.birth), std::mem::take(&mut mark.own));
+            if mark.given_up.0 == birth {
+                mark.given_up.1.merge(&own);
+            } else if !own.as_slice().is_empty() {
+                mark.given_up = (birth, own);
+            }
         }
     }
 }
@@ -177,7 +173,8 @@ mod tests {
 
     #[test]
     fn only_what_contains_the_write_or_ended_it_is_not_behind() {
-        let mark = Mark { birth: version(10, 1), own: Seen::one(version(20, 7)), ..Mark::default() };
+        let mark =
+            Mark { birth: version(10, 1), death: Version::ZERO, own: Seen::one(version(20, 7)), latest: 20, ..Mark::default() };
         let born = Record::born(version(10, 1), 0);
         assert!(!mark.is_in(&born));
         let mut written = born.clone();

@@ -214,6 +214,35 @@ fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
 }
 
 #[test]
+fn what_was_given_up_is_not_claimed_by_a_later_write() {
+    let mut group = Group::ready(3, &backups(1));
+    let key = owned_by(&group, 0);
+    let writer = stranger(&group, &key);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, writer, &key);
+    let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "n", "2"), Want::None) else { panic!("nobody waits") };
+    group.settle();
+    // Those who have that write are out of reach for a while, and others have taken over.
+    for node in (0..3).filter(|node| *node != writer) {
+        group.with(node, |engine, now| {
+            engine.at(now);
+            engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
+        });
+    }
+    let mut found = read(&mut group, writer, &key);
+    for name in ["a", "b"] {
+        assert!(group.commit(writer, &key, write(&found, name, "3"), Want::None).is_ok());
+        let here = group.engine(writer).peek(&key).expect("a guest").clone();
+        assert!(here.attribute(name).is_some() && !here.seen.covers(first.version), "{here:?}");
+        group.settle();
+        assert!(group.engine(writer).peek(&key).is_none(), "it is let go of");
+        found = read(&mut group, writer, &key);
+        assert!(found.attribute(name).is_some(), "what was written since is read");
+    }
+}
+
+#[test]
 fn what_is_found_in_place_of_a_lost_write_is_not_lost_as_well() {
     let mut group = Group::ready(4, &backups(1));
     let key = owned_by(&group, 0);
@@ -542,35 +571,6 @@ fn a_state_from_before_what_this_member_made_anew_is_not_written_to() {
     // What it wrote to the incarnation before it does not know any more: a write to that would claim to contain all of it.
     assert!(matches!(group.commit(writer, &key, write(&stale, "n", "5"), Want::None), Err(Refusal::Removed)));
     assert_eq!(group.value(0, &key, "n").as_deref(), Some(&b"4"[..]));
-}
-
-#[test]
-fn a_write_after_one_that_was_given_up_does_not_claim_to_contain_it() {
-    let mut group = Group::ready(4, &backups(1));
-    let key = owned_by(&group, 0);
-    let backup = holder(&group, 0, &key, 1);
-    let mut others = (1..4).filter(|node| *node != backup);
-    let (writer, other) = (others.next().expect("one of two"), others.next().expect("the other"));
-    group.create(0, &key, "n", "1");
-    group.settle();
-    let before = group.engine(0).whole(&key).expect("it is here");
-    let first = read(&mut group, writer, &key);
-    assert!(group.commit(writer, &key, write(&first, "m", "2"), Want::None).is_ok());
-    group.run_for(SECOND * 3);
-    // All that have the write are out of view; somebody else has what was there before.
-    let gone = [0, backup].map(|node| group.nodes[node].member.clone());
-    group.with(other, |engine, _| engine.take(before));
-    for node in [other, writer] {
-        gone.iter().for_each(|member| group.with(node, |engine, now| engine.member_removed(now, member)));
-    }
-    [0, backup].iter().for_each(|node| group.nodes[*node].deaf = true);
-    group.run_for(SECOND * 5);
-    let old = read(&mut group, writer, &key);
-    assert!(old.value("m").is_none(), "nobody has it");
-    assert!(group.commit(writer, &key, write(&old, "n", "3"), Want::None).is_ok());
-    let lost = Version { time: u64::MAX, node: group.engine(writer).clock.node() };
-    let written = group.engine(writer).peek(&key).expect("it is here").seen.clone();
-    assert!(!written.covers(lost) && !written.has(lost.node), "{written:?}");
 }
 
 #[test]

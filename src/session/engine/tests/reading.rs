@@ -177,6 +177,77 @@ fn a_member_without_room_reads_what_others_hold() {
     assert_eq!(group.engine(full).table.len(), 0);
 }
 
+/// Two that hold an entry, and a member without room that does not.
+fn reader_without_room() -> (Group, [u8; 4], usize) {
+    let mut group = Group::ready(2, &backups(1));
+    let full = group.join(Config { max_bytes: 1, ..backups(1) });
+    group.run_for(SECOND);
+    let local = group.engine(full).local().clone();
+    let key = (0..).map(key).find(|key| group.engine(full).placement.rank(slot_of(key), &local).is_none());
+    let key = key.expect("two of three hold a key");
+    group.create(0, &key, "n", "1");
+    group.settle();
+    (group, key, full)
+}
+
+fn read_elsewhere(group: &mut Group, node: usize, key: &[u8]) -> Arc<Record> {
+    let Get::Asking(_) = group.get(node, key) else { panic!("it is not here") };
+    group.settle();
+    let (_, found) = group.nodes[node].fetched.pop().expect("a holder has answered");
+    found.expect("it knows").expect("the entry is alive")
+}
+
+#[test]
+fn what_finds_no_room_beside_an_older_copy_is_read_all_the_same() {
+    let (mut group, key, full) = reader_without_room();
+    let old = read_elsewhere(&mut group, full, &key);
+    group.with(full, |engine, now| {
+        engine.at(now);
+        engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
+    });
+    group.set(0, &key, "n", "a longer value");
+    group.settle();
+    let found = read_elsewhere(&mut group, full, &key);
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"a longer value"[..]));
+    assert!(group.engine(full).table.bytes() < old.size() + 200, "no more is held for it");
+}
+
+#[test]
+fn a_change_that_is_refused_leaves_nothing_of_what_was_read() {
+    let (mut group, key, full) = reader_without_room();
+    let read = read_elsewhere(&mut group, full, &key);
+    let change = |read: &Arc<Record>| Change::Update {
+        read: Arc::clone(read),
+        lease: None,
+        attributes: vec![("n".into(), Some("a longer value".into()))],
+    };
+    assert!(matches!(group.commit(full, &key, change(&read), Want::None), Err(Refusal::Full)));
+    assert!(group.engine(full).table.get(&key).is_none(), "an old state would be read from now on");
+    // Nor where an old tombstone is.
+    let before = Version { time: read.birth.time - 1, ..read.birth };
+    group.with(full, |engine, now| {
+        engine.at(now);
+        engine.table.insert(&key, table::Held::new(Arc::new(Record::tombstone(before)), engine.millis()))
+    });
+    assert!(matches!(group.commit(full, &key, change(&read), Want::None), Err(Refusal::Full)));
+    assert!(group.engine(full).peek(&key).is_none());
+}
+
+#[test]
+fn who_is_given_an_entry_that_is_overdue_only_here_keeps_it_alive() {
+    let config = Config { expiry_interval: SECOND * 60, ..backups(1) };
+    let mut group = Group::ready(5, &config);
+    let key = owned_by(&group, 0);
+    let change = Change::Create { lease: SECOND * 4, attributes: vec![("n".into(), Some("1".into()))] };
+    assert!(group.commit(0, &key, change, Want::None).is_ok());
+    group.run_for(SECOND * 9 / 2);
+    // The owner was the last to access it. Others are told late of accesses, and take it for alive for longer.
+    let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
+    read_elsewhere(&mut group, stranger, &key);
+    group.run_for(SECOND * 3);
+    assert!(matches!(group.get(0, &key), Get::Here(_)), "that was an access");
+}
+
 /// A joiner that one of two members has heard, which has created an entry on it and on itself, and has died.
 fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     let mut group = Group::ready(2, &backups(1));
