@@ -43,6 +43,12 @@ impl Leases {
         }
     }
 
+    /// Who used a key, and when. Whoever used an incarnation that has lost to `birth` since has not used what is there now.
+    fn used(&self, key: &Key, birth: Version) -> impl Iterator<Item = (Pid, Duration)> {
+        let used = self.accesses.get(key).into_iter().flatten().filter(move |(_, (_, used))| *used >= birth);
+        used.map(|(pid, (at, _))| (*pid, *at))
+    }
+
     /// Whether this incarnation, or one after it, has expired somewhere.
     pub(super) fn has_lapsed(&self, key: &Key, birth: Version) -> bool {
         self.lapses.get(key).is_some_and(|lapsed| *lapsed >= birth)
@@ -58,16 +64,14 @@ impl Oracle {
         if lease.is_zero() {
             return Err(format!("{} expired without a lease", name(key)));
         }
-        // Whoever used an incarnation that has lost to this one since has not used this one.
-        let used = self.leases.accesses.get(key).into_iter().flatten().filter(|(_, (_, birth))| *birth >= held.record.birth);
-        for (other, (at, _)) in used {
-            let Some(reader) = running(nodes, *other) else { continue };
+        for (other, at) in self.leases.used(key, held.record.birth) {
+            let Some(reader) = running(nodes, other) else { continue };
             let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
             // Who holds it is asked, again and again; others tell of an access once.
             let heard = holds || !self.lossy;
-            let near = *other == pid || heard && self.talked(other.node, pid.node, *at);
+            let near = other == pid || heard && self.talked(other.node, pid.node, at);
             let resting = nodes[other.node].paused.is_some();
-            if near && !resting && *at + REAP + LATE <= now && now + LATE < *at + lease {
+            if near && !resting && at + REAP + LATE <= now && now + LATE < at + lease {
                 return Err(format!("{pid:?} expired {} though {other:?} accessed it at {at:?}, lease {lease:?}", name(key)));
             }
         }
@@ -81,11 +85,13 @@ impl Oracle {
 
     /// Whether nobody of whom a member has heard used an entry for as long as its lease. Of what has just happened it has not heard yet.
     fn is_overdue(&self, pid: Pid, key: &Key, now: Duration, nodes: &[Node]) -> bool {
-        let accesses = || self.leases.accesses.get(key).into_iter().flatten().map(|(other, (at, _))| (other, *at));
-        let sees = |other: &Pid| running(nodes, pid).is_some_and(|process| process.view.contains_key(&other.node));
-        let tells = |other: &Pid, at| at + REAP <= now && sees(other) && self.talked(other.node, pid.node, at);
-        let last =
-            accesses().filter(|(other, at)| **other == pid || tells(other, *at)).map(|(_, at)| at).max().unwrap_or_default();
+        let Some(process) = running(nodes, pid) else { return false };
+        let tells =
+            |other: Pid, at| at + REAP <= now && process.view.contains_key(&other.node) && self.talked(other.node, pid.node, at);
+        // What it has found may be another incarnation than the one that was written to.
+        let found = process.engine.table.get(key).map_or(Version::ZERO, |held| held.record.birth);
+        let used = self.leases.used(key, found).filter(|(other, at)| *other == pid || tells(*other, *at));
+        let last = used.map(|(_, at)| at).max().unwrap_or_default();
         self.leases.shortest.get(key).is_some_and(|lease| now + LATE >= last + *lease)
     }
 }
