@@ -17,6 +17,7 @@ mod joining;
 mod leases;
 mod oracle;
 mod plan;
+mod reads;
 mod swaps;
 mod tests;
 mod trace;

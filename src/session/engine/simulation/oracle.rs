@@ -55,7 +55,7 @@ pub(super) struct Oracle {
     /// What each process let go of, and to whom it belonged then.
     handed: BTreeMap<(Pid, Key), Vec<Handed>>,
     /// The latest death of a key that a process has known of.
-    floors: BTreeMap<(Pid, Key), Version>,
+    pub(super) floors: BTreeMap<(Pid, Key), Version>,
     /// Lost writes that were reported.
     reported: BTreeSet<(Key, Version)>,
     tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
@@ -340,65 +340,12 @@ impl Oracle {
     }
 
     /// Whether somebody wrote every value in this record.
-    fn are_known(&self, record: &Record) -> Verdict {
+    pub(super) fn are_known(&self, record: &Record) -> Verdict {
         for attribute in &record.attributes {
             let known = self.values.get(&(attribute.version, Name::clone(&attribute.name)));
             if known != Some(&number_of(attribute.value.as_ref())) {
                 return Err(format!("nobody wrote {} {} as it is in {record:?}: {known:x?}", attribute.name, attribute.version));
             }
-        }
-        Ok(())
-    }
-
-    /// What a client has read that asked at this time.
-    pub(super) fn read(
-        &mut self,
-        pid: Pid,
-        key: &Key,
-        record: Option<&Record>,
-        since: Duration,
-        now: Duration,
-        nodes: &[Node],
-    ) -> Verdict {
-        if let Some(record) = record {
-            if !record.is_alive() {
-                return Err(format!("{pid:?} read a dead entry: {record:?}"));
-            }
-            self.are_known(record).map_err(|what| format!("{pid:?} read {}: {what}", name(key)))?;
-            if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
-                return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
-            }
-        }
-        let Some(process) = running(nodes, pid) else { return Ok(()) };
-        // What others wrote is found as well, while members only come and go.
-        let smooth = !self.lossy && !self.capped && record.is_none() && self.rough + SETTLE < since;
-        let meant = |write: &Write| write.by == pid || smooth && write.mark == Mark::Birth && write.at + SETTLE < since;
-        let mine = |write: &&Write| !write.excused && write.at < since && write.mark != Mark::Death && meant(write);
-        let known = process.engine.participants();
-        let mut elsewhere = false;
-        for write in self.writes.get(key).into_iter().flatten().filter(mine) {
-            // Who has it is there, and has been since the question. For what others wrote, for as long as it takes to see each other.
-            let seen_since = if write.by == pid { since } else { since.saturating_sub(SETTLE) };
-            let near = |other: &Pid| {
-                let knows = |other: &Process| known.contains(&other.member.id()) && process.view.contains_key(&other.pid.node);
-                let awake = nodes[other.node].paused.is_none();
-                let seen = awake && running(nodes, *other).is_some_and(knows);
-                *other == pid || seen && self.talked(pid.node, other.node, seen_since)
-            };
-            if !write.responsible.iter().any(near) {
-                continue;
-            }
-            elsewhere |= !write.responsible.contains(&pid);
-            let contained = match record {
-                Some(record) => write.is_in(record),
-                None => self.may_have_ended(pid, key, write, now, nodes),
-            };
-            if !contained {
-                return Err(format!("{pid:?} read less than was written, {write:?}: {record:?}"));
-            }
-        }
-        if elsewhere {
-            self.coverage.saw(Fault::OwnElsewhere);
         }
         Ok(())
     }

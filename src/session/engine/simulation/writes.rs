@@ -32,6 +32,8 @@ pub(super) struct Write {
     pub(super) responsible: BTreeSet<Pid>,
     /// All who were responsible have crashed.
     pub(super) excused: bool,
+    /// Its writer has read without it, as nobody who had it was in reach, and does not look for it any more.
+    pub(super) given_up: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,6 +59,7 @@ impl Write {
             at,
             responsible,
             excused: false,
+            given_up: false,
         }
     }
 
