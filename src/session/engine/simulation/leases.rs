@@ -15,8 +15,8 @@ const REAP: Duration = Duration::from_millis(2_000);
 
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    /// When each process used each incarnation of a key last.
-    accesses: BTreeMap<Key, BTreeMap<(Pid, Version), Duration>>,
+    /// When each process used a key last, and which incarnation it was.
+    accesses: BTreeMap<Key, BTreeMap<Pid, (Duration, Version)>>,
     /// The shortest lease that a key was given.
     shortest: BTreeMap<Key, Duration>,
     /// The latest incarnation of a key that has expired anywhere.
@@ -32,7 +32,7 @@ impl Leases {
     }
 
     pub(super) fn accessed(&mut self, pid: Pid, key: &Key, birth: Version, now: Duration) {
-        self.accesses.entry(key.clone()).or_default().insert((pid, birth), now);
+        self.accesses.entry(key.clone()).or_default().insert(pid, (now, birth));
     }
 
     /// Somebody holds this.
@@ -45,8 +45,8 @@ impl Leases {
 
     /// Who used a key, and when. Whoever used an incarnation that has lost to `birth` since has not used what is there now.
     fn used(&self, key: &Key, birth: Version) -> impl Iterator<Item = (Pid, Duration)> {
-        let used = self.accesses.get(key).into_iter().flatten().filter(move |((_, used), _)| *used >= birth);
-        used.map(|((pid, _), at)| (*pid, *at))
+        let used = self.accesses.get(key).into_iter().flatten().filter(move |(_, (_, used))| *used >= birth);
+        used.map(|(pid, (at, _))| (*pid, *at))
     }
 
     /// Whether this incarnation, or one after it, has expired somewhere.
