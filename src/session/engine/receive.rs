@@ -65,10 +65,18 @@ impl Engine {
         true
     }
 
-    /// Takes in all entries, or none from the first on that cannot be: a rename brings the new entry before the old one's death.
+    /// Takes in all entries, or `false`: then its sender does not count on any of them.
+    ///
+    /// A rename brings the new entry before the old one's death, which has the new one's version: when the first cannot be taken in, the
+    /// second is not. What finds no room keeps nothing else from being taken in.
     fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
         let renames = self.renames_in(&entries);
+        let mut without_room = Vec::new();
         for entry in entries {
+            let (birth, death) = (entry.record.birth, entry.record.end.death);
+            if !death.is_zero() && without_room.contains(&death) {
+                continue;
+            }
             if self.is_leaving() && self.table.get(&entry.key).is_none() {
                 // Whoever sent it has not heard that this member leaves, and would count on a copy that goes with it.
                 return false;
@@ -82,7 +90,11 @@ impl Engine {
                 Taken::Here { .. } => {}
                 #[cfg(test)]
                 Taken::BaseMissing if self.config.flaws.confirm_unmerged => return true,
-                Taken::BaseMissing | Taken::Full => return false,
+                Taken::BaseMissing => return false,
+                Taken::Full => {
+                    without_room.push(birth);
+                    continue;
+                }
                 Taken::Late => {
                     // Whoever sent it does not know yet.
                     self.put_whole(from, [key], None);
@@ -110,7 +122,7 @@ impl Engine {
                 self.repair_when_quiet(slot);
             }
         }
-        true
+        without_room.is_empty()
     }
 
     /// Who sent this has what is here now.
@@ -167,6 +179,10 @@ impl Engine {
         }
         let (more, less) = growth(&held.record, &record);
         if self.has_no_room_for(more, less) {
+            if record.birth == held.record.birth {
+                // That it was used takes no room.
+                self.receive_touch(&Touch { key: key.clone(), touched: record.touched, idle });
+            }
             return self.has_no_room(&key);
         }
         let (was_alive, lease) = (held.is_alive(), held.record.lease.millis);

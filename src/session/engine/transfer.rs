@@ -48,10 +48,12 @@ struct Fill {
     source: Option<Member>,
     /// Everything up to this key has come from the source.
     after: Option<Key>,
-    /// Sources that have given what they have.
-    asked: Vec<UniqueId>,
+    /// Sources that have given what they have, and what they were when they were asked: who was joining then may have got more since.
+    asked: Vec<(UniqueId, Phase)>,
     /// Sources that did not answer.
     silent: Vec<UniqueId>,
+    /// Whether all that are there have given what they have, and none of them has everything.
+    exhausted: bool,
     under_way: bool,
     not_before: u64,
 }
@@ -59,6 +61,8 @@ struct Fill {
 #[derive(Debug)]
 struct Request {
     source: Member,
+    /// What the source was when it was asked.
+    phase: Phase,
     slots: Vec<SlotId>,
     asked_at: u64,
     deadline: u64,
@@ -91,6 +95,7 @@ impl Engine {
 
     /// A member came, or said what it is.
     pub(super) fn transfer_peers_changed(&mut self) {
+        self.transfer.filling.values_mut().for_each(|fill| fill.exhausted = false);
         self.pull();
     }
 
@@ -151,7 +156,7 @@ impl Engine {
             .transfer
             .filling
             .iter()
-            .filter(|(_, fill)| !fill.under_way && fill.not_before <= now)
+            .filter(|(_, fill)| !fill.under_way && !fill.exhausted && fill.not_before <= now)
             .map(|(slot, _)| *slot)
             .collect();
         for slot in idle {
@@ -173,7 +178,10 @@ impl Engine {
         }
         if self.peers.phase() == Phase::Joining {
             let late = self.transfer.serve_at.is_some_and(|at| now >= at);
-            if self.transfer.filling.is_empty() || late {
+            let exhausted = self.transfer.filling.iter().filter(|(_, fill)| fill.exhausted).map(|(slot, _)| *slot);
+            let exhausted: Vec<_> = exhausted.collect();
+            if exhausted.len() == self.transfer.filling.len() || late {
+                exhausted.into_iter().for_each(|slot| self.filled(slot, None));
                 self.transfer.serve_at = None;
                 self.set_phase(Phase::Ready);
             }
@@ -202,7 +210,8 @@ impl Engine {
         self.transfer.due = requests.chain(waits).chain(self.transfer.serve_at).min();
     }
 
-    /// Whom to ask for a slot next; when nobody is left, the slot is complete.
+    /// Whom to ask for a slot next. When nobody is left, the slot is complete; a joiner's is not before all others are: who has everything
+    /// may come into view, or become complete, until then.
     fn source_of(&mut self, slot: SlotId) -> Option<Member> {
         let fill = self.transfer.filling.get(&slot)?;
         if let Some(source) = &fill.source {
@@ -211,7 +220,11 @@ impl Engine {
         let candidates = self.transfer_sources(slot);
         let retry_at = self.millis() + RETRY;
         let fill = self.transfer.filling.get_mut(&slot)?;
-        let next = candidates.iter().find(|member| !fill.asked.contains(&member.id()) && !fill.silent.contains(&member.id()));
+        let asked = |member: &Member| {
+            let phase = self.peers.phase_of(member);
+            phase.is_some_and(|phase| fill.asked.contains(&(member.id(), phase)))
+        };
+        let next = candidates.iter().find(|member| !asked(member) && !fill.silent.contains(&member.id()));
         if let Some(next) = next {
             (fill.source, fill.after) = (Some(next.clone()), None);
             return Some(next.clone());
@@ -222,7 +235,11 @@ impl Engine {
             fill.not_before = retry_at;
             return None;
         }
-        self.filled(slot, None);
+        if self.peers.phase() == Phase::Joining {
+            fill.exhausted = true;
+        } else {
+            self.filled(slot, None);
+        }
         None
     }
 
@@ -248,6 +265,7 @@ impl Engine {
     }
 
     fn pull_from(&mut self, source: &Member, slots: Vec<SlotId>) {
+        let Some(phase) = self.peers.phase_of(source) else { return };
         let request = self.number();
         let strain = self.strain(source);
         let deadline = self.in_millis(self.config.pull_timeout * (1 << strain));
@@ -263,8 +281,9 @@ impl Engine {
         }
         let budget = u32::try_from(self.config.chunk_bytes >> (2 * strain)).unwrap_or(u32::MAX);
         let message = Message::Pull { request, slots: slots.clone(), after, budget };
-        self.transfer.requests.insert(request, Request { source: source.clone(), slots, asked_at: self.millis(), deadline });
-        self.send(vec![source.clone()], &message, None);
+        let (source, asked_at) = (source.clone(), self.millis());
+        self.transfer.requests.insert(request, Request { source: source.clone(), phase, slots, asked_at, deadline });
+        self.send(vec![source], &message, None);
     }
 
     pub(super) fn receive_pull(&mut self, from: &Member, request: u64, slots: &[SlotId], after: Option<Key>, budget: u32) {
@@ -336,7 +355,7 @@ impl Engine {
             if done.complete {
                 self.filled(done.slot, Some((from, done.digest)));
             } else if let Some(fill) = self.transfer.filling.get_mut(&done.slot) {
-                fill.asked.push(from.id());
+                fill.asked.push((from.id(), request.phase));
                 (fill.source, fill.after) = (None, None);
             }
         }

@@ -176,6 +176,53 @@ fn an_overdue_guest_is_handed_over_and_not_expired() {
     assert_eq!(holders_of(&group, &key), 0);
 }
 
+/// An entry that its owner, which has these limits, would let expire after eight seconds. After six another member, which does not see the
+/// owner for a moment, gives it this value, and makes another entry of the slot, whose key comes before it, if it is to. After nine the owner
+/// has been given both.
+fn changed_where_its_owner_was_not_seen(limits: Config, value: &'static [u8], another: bool) -> (Group, [[u8; 4]; 2]) {
+    let config = Config { copies: Copies::Backups(0), ..brisk() };
+    let mut group = Group::new();
+    group.join(Config { copies: config.copies, expiry_interval: config.expiry_interval, ..limits });
+    group.join(config);
+    group.run_for(SECOND);
+    let before = owned_by(&group, 0);
+    let number = u32::from_be_bytes(before) + 1;
+    let changed = (number..).map(key).find(|key| slot_of(key) == slot_of(&before)).expect("slots have many keys");
+    assert!(group.commit(0, &changed, leased(SECOND * 4), Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    let Get::Asking(_) = group.get(1, &changed) else { panic!("it is not here") };
+    group.settle();
+    let owner = group.nodes[0].member.clone();
+    group.with(1, |engine, now| engine.member_removed(now, &owner));
+    if another {
+        assert!(group.commit(1, &before, leased(SECOND * 60), Want::None).is_ok());
+    }
+    group.run_for(SECOND * 2);
+    let read = Arc::clone(group.engine(1).peek(&changed).expect("it has not been let go of"));
+    let change = Change::Update { read, lease: None, attributes: vec![("n".into(), Some(Bytes::from_static(value)))] };
+    assert!(group.commit(1, &changed, change, Want::None).is_ok());
+    group.with(1, |engine, now| engine.member_added(now, &owner));
+    group.run_for(SECOND * 3);
+    (group, [before, changed])
+}
+
+#[test]
+fn an_entry_that_finds_no_room_does_not_keep_the_owner_of_another_from_hearing_of_its_use() {
+    let limits = Config { max_entries: 1, ..Config::default() };
+    let (group, [before, changed]) = changed_where_its_owner_was_not_seen(limits, b"2", true);
+    assert!(group.engine(0).peek(&before).is_none(), "there is no room for it");
+    assert_eq!(group.engine(0).counters().expired, 0);
+    assert_eq!(group.value(0, &changed, "n").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn an_owner_that_has_no_room_for_a_change_hears_of_the_use() {
+    let limits = Config { max_bytes: 5_000, ..Config::default() };
+    let (group, [_, changed]) = changed_where_its_owner_was_not_seen(limits, &[b'x'; 10_000], false);
+    assert_eq!(group.value(0, &changed, "n").as_deref(), Some(&b"1"[..]), "there is no room for the change");
+    assert_eq!(group.engine(0).counters().expired, 0);
+}
+
 #[test]
 fn an_old_tombstone_does_not_make_a_new_entry_look_idle() {
     let mut group = Group::ready(2, &brisk());

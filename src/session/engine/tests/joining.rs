@@ -301,3 +301,66 @@ fn who_is_told_of_more_than_it_sees_waits_a_moment_for_them() {
     group.run_for(SECOND / 10);
     assert_eq!(group.engine(hasty).phase(), Phase::Ready, "the others are not waited for for long");
 }
+
+/// Whether a member that is ready has what another has of the slots that it is to hold.
+fn has_its_share(group: &Group, joiner: usize, other: usize) -> bool {
+    let (engine, other) = (group.engine(joiner), group.engine(other));
+    let share = other.table.iter().filter(|(key, _)| engine.placement.rank(slot_of(key), engine.local()).is_some());
+    let keys: Vec<_> = share.map(|(key, _)| key).collect();
+    assert!(engine.phase() == Phase::Ready && keys.len() > 20, "{} entries", keys.len());
+    keys.into_iter().all(|key| engine.peek(key).is_some())
+}
+
+#[test]
+fn a_joiner_asks_who_comes_into_view_before_it_is_ready() {
+    let mut group = Group::ready(2, &backups(0));
+    (0..400).for_each(|number| group.create(0, &key(number), "n", "1"));
+    group.run_for(SECOND * 5);
+    group.shown_at_once = false;
+    let joiner = group.join(Config { chunk_bytes: 300, chunk_window: 1, ..backups(0) });
+    group.show(joiner, 0);
+    group.begin(joiner);
+    let mut chunks = 0;
+    while group.engine(joiner).phase() != Phase::Ready {
+        let packet = group.wire.pop_front().expect("it pulls");
+        chunks += u32::from(packet.to == joiner && matches!(decoded(&packet), Some(Message::Chunk(_))));
+        group.hand_over(packet);
+        if chunks == 10 {
+            // Of many slots that this one has all of, the first has said already that it has nothing.
+            group.show(joiner, 1);
+            chunks += 1;
+        }
+    }
+    assert!(has_its_share(&group, joiner, 0) && has_its_share(&group, joiner, 1));
+}
+
+#[test]
+fn a_joiner_asks_again_who_has_become_complete_meanwhile() {
+    let mut group = Group::ready(4, &backups(1));
+    (0..400).for_each(|number| group.create(0, &key(number), "n", "1"));
+    group.run_for(SECOND * 5);
+    group.shown_at_once = false;
+    let first = group.join(backups(1));
+    (0..3).for_each(|other| group.show(first, other));
+    let second = group.join(Config { chunk_bytes: 300, chunk_window: 1, ..backups(1) });
+    group.show(second, 3);
+    group.show(second, first);
+    [first, second].into_iter().for_each(|joiner| group.begin(joiner));
+    // What the first one gets is late: it is asked for many slots before it has anything.
+    let (mut late, mut asked) = (Vec::new(), 0);
+    while group.engine(second).phase() != Phase::Ready {
+        let packet = group.wire.pop_front().expect("it pulls");
+        let chunk = matches!(decoded(&packet), Some(Message::Chunk(_)));
+        asked += u32::from(chunk && (packet.from, packet.to) == (first, second));
+        if chunk && packet.to == first && asked < 10 {
+            late.push(packet);
+            continue;
+        }
+        group.hand_over(packet);
+        if asked == 10 {
+            late.drain(..).for_each(|packet| group.wire.push_back(packet));
+        }
+    }
+    assert_eq!(group.engine(first).phase(), Phase::Ready, "before the second one");
+    assert!(has_its_share(&group, second, first));
+}

@@ -93,3 +93,17 @@ fn an_entry_is_as_old_as_it_was_under_its_first_key() {
         assert!(group.engine(0).counters().longest_life_millis >= 110_000);
     }
 }
+
+#[test]
+fn a_rename_whose_new_entry_finds_no_room_does_not_end_the_old_one() {
+    let mut group = Group::new();
+    [everywhere(), Config { max_entries: 1, ..everywhere() }].into_iter().for_each(|config| _ = group.join(config));
+    group.run_for(SECOND);
+    group.create(0, &key(1), "n", "1");
+    group.settle();
+    rename(&mut group, 0, &key(1), &beside(&key(1)));
+    let packet = group.wire.pop_front().expect("what tells the other one");
+    assert!(matches!(decoded(&packet), Some(Message::Put(entries)) if entries.len() == 2));
+    group.hand_over(packet);
+    assert_eq!(group.value(1, &key(1), "n").as_deref(), Some(&b"1"[..]));
+}
