@@ -56,6 +56,25 @@ pub(crate) enum Refusal {
     Stopped,
 }
 
+/// A change that was not made. An update comes back with it, for whoever has given up what it was made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: Refusal,
+    pub(crate) change: Option<Change>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(why: Refusal) -> Self {
+        Self { why, change: None }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        refused.why
+    }
+}
+
 /// Attributes of one entry, removed ones included.
 pub(crate) const MAX_ATTRIBUTES: usize = 4096;
 /// Bytes of one entry.
@@ -182,21 +201,29 @@ impl Commits {
 
 impl Engine {
     /// Makes a change here and sends it to the entry's holders.
-    pub(crate) fn commit(&mut self, now: Time, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+    ///
+    /// An entry of which nobody else has the record is changed in place; whoever has read it gives it up with the change.
+    pub(crate) fn commit(&mut self, now: Time, key: &[u8], change: Change, want: Want) -> Result<Commit, Refused> {
         self.at(now);
         self.commit_for(Whom::Local, key, change, want)
     }
 
-    pub(super) fn commit_for(&mut self, whom: Whom, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+    pub(super) fn commit_for(&mut self, whom: Whom, key: &[u8], change: Change, want: Want) -> Result<Commit, Refused> {
         let (version, entries) = match change {
             Change::Create { lease, attributes } => {
                 if self.table.get(key).is_some_and(|held| held.record.death() != Some(Death::Lapsed)) {
-                    return Err(Refusal::Exists);
+                    return Err(Refusal::Exists.into());
                 }
                 self.bear(key, lease, attributes)?
             }
             Change::Replace { lease, attributes } => self.bear(key, lease, attributes)?,
-            Change::Update { read, lease, attributes } => self.update(key, &read, lease, attributes)?,
+            Change::Update { read, lease, attributes } => match self.admit_update(key, &read, &attributes) {
+                Ok(before) => {
+                    drop(read);
+                    self.update(key, before, lease, attributes)
+                }
+                Err(why) => return Err(Refused { why, change: Some(Change::Update { read, lease, attributes }) }),
+            },
             Change::Rename { read, to, lease, attributes } => self.rename(key, &read, to, lease, attributes)?,
             Change::Remove { read } => self.bury(key, read.as_deref()),
         };
@@ -256,15 +283,25 @@ impl Engine {
         Ok((version, self.whole(key).into_iter().collect()))
     }
 
-    fn update(
+    /// The record that attributes may be changed of.
+    fn admit_update(
         &mut self,
         key: &[u8],
         read: &Arc<Record>,
+        attributes: &[(Name, Option<Bytes>)],
+    ) -> Result<Arc<Record>, Refusal> {
+        let before = self.base(key, read)?;
+        self.admit(key, Some(&before), false, attributes)?;
+        Ok(before)
+    }
+
+    fn update(
+        &mut self,
+        key: &[u8],
+        before: Arc<Record>,
         lease: Option<Duration>,
         attributes: Vec<(Name, Option<Bytes>)>,
-    ) -> Result<(Version, Vec<Entry>), Refusal> {
-        let before = self.base(key, read)?;
-        self.admit(key, Some(&before), false, &attributes)?;
+    ) -> (Version, Vec<Entry>) {
         let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
@@ -275,11 +312,12 @@ impl Engine {
             ..Record::default()
         };
         let base = before.seen.clone();
+        // A record that is only in the table from here on need not be copied.
         drop(before);
         self.merge_here(key, &change);
         self.told_of_changes(key, &change.attributes, false);
         let entry = Entry { key: key.into(), record: Arc::new(change), base: Some(base), idle: 0, keep: 0 };
-        Ok((version, vec![entry]))
+        (version, vec![entry])
     }
 
     fn rename(

@@ -70,7 +70,7 @@ use crate::stack::Time;
 #[cfg(test)]
 pub(crate) use agreement::agree;
 pub(crate) use codec::Names;
-pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
+pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal, Refused};
 pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
 pub(crate) use keeping::{Loaded, Restored, Saving, Stored};

@@ -165,7 +165,7 @@ impl Group {
             let loaded = load(&self.nodes[node].store, key);
             self.with(node, |engine, now| engine.loaded(now, key, &loaded));
         }
-        self.with(node, |engine, now| engine.commit(now, key, change, want))
+        self.with(node, |engine, now| engine.commit(now, key, change, want)).map_err(Refusal::from)
     }
 
     /// A new entry with one attribute.
