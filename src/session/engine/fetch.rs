@@ -333,8 +333,8 @@ impl Engine {
                 debug_assert_eq!(fetch.key, key);
                 match (&mut fetch.best, here) {
                     (Some(best), Some(here)) => {
-                        Arc::make_mut(&mut best.record).merge(&here.record);
                         best.idle = best.idle.min(here.idle);
+                        Arc::make_mut(&mut best.record).merge(Arc::unwrap_or_clone(here.record));
                     }
                     (best @ None, here) => *best = here,
                     (Some(_), None) => {}

@@ -9,7 +9,9 @@ use super::{Shared, State, Waiter, is_stopped, tell_outcome};
 use crate::completion::{DeferCallbacks, Receipt, SendError, Sending};
 use crate::member::Member;
 use crate::options::SendOptions;
-use crate::session::engine::{Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Refused, Send, Token, Want, slot_of};
+use crate::session::engine::{
+    Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Refused, Send, Token, Want, slot_of,
+};
 
 /// What comes of a commit; `None`: the context was left meanwhile.
 pub(crate) type Outcome = Option<Result<Committed, CommitFault>>;
@@ -222,7 +224,7 @@ impl Shared {
         }
         let Send { to, body, token } = send;
         for member in to {
-            self.send(Send { to: vec![member], body: body.clone(), token }, SendOptions::NONE);
+            self.send(Send { to: member.into(), body: body.clone(), token }, SendOptions::NONE);
         }
     }
 }
