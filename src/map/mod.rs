@@ -20,7 +20,7 @@ pub use event::MapEvent;
 use self::event::{Listener, Sink};
 use crate::channel::{GroupChannel, Subscription};
 use crate::session::engine::{
-    Attribute, Change, Committed, Config, Copies, FetchFault, Key, Name, Record, Refusal, SwapFault, Version,
+    Attribute, Change, Committed, Config, Copies, FetchFault, Key, Name, Record, Refusal, Refused, SwapFault, Version,
 };
 use crate::session::replica::{EventSink, Found, Pending, Read, Replica};
 use crate::session::{
@@ -376,13 +376,13 @@ impl ReplicatedMap {
     }
 
     /// Writes on top of what is here, so that two writes that do not know of each other are told from two in a row.
-    fn change<R>(&self, key: &[u8], value: Bytes, make: impl Fn(&[u8], Change) -> Result<R, Refusal>) -> Result<R, CommitError> {
+    fn change<R>(&self, key: &[u8], value: Bytes, make: impl Fn(&[u8], Change) -> Result<R, Refused>) -> Result<R, CommitError> {
         check(key)?;
         self.check_open()?;
         let attributes = || vec![(Arc::clone(&self.0.value), Some(value.clone()))];
         if let Some(read) = self.0.replica.with(|engine, _| engine.peek(key).cloned()) {
             match make(key, Change::Update { read, lease: None, attributes: attributes() }) {
-                Err(Refusal::Removed | Refusal::Expired) => {}
+                Err(Refused { why: Refusal::Removed | Refusal::Expired, .. }) => {}
                 made => return Ok(made?),
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use super::engine::{CommitFault, FetchFault, Refusal, SwapFault, Version};
+use super::engine::{CommitFault, FetchFault, Refusal, Refused, SwapFault, Version};
 use super::outcome::{CommitReceipt, TooFewCopies};
 use super::replica::StartFault;
 use crate::member::Member;
@@ -173,6 +173,12 @@ pub enum CommitError {
     /// The manager or map is stopped, or its channel is. Whether others have got the change is not known.
     #[error("the manager or map is stopped")]
     Stopped,
+}
+
+impl From<Refused> for CommitError {
+    fn from(refused: Refused) -> Self {
+        refused.why.into()
+    }
 }
 
 impl From<Refusal> for CommitError {

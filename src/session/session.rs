@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::committing::{Committing, receipt};
-use super::engine::{Attribute, CREATED, Change, Committed, Name, Record, SwapFault, Version, slot_of};
+use super::engine::{Attribute, CREATED, Change, Committed, Name, Record, Refused, SwapFault, Version, slot_of};
 use super::error::{CommitError, ReplaceError, SetError};
 use super::event::{AUTH_TYPE, PRINCIPAL, RESERVED};
 use super::id::SessionId;
@@ -321,8 +321,9 @@ impl Session {
         if let Some(receipt) = self.unchanged(confirm) {
             return Ok(receipt);
         }
-        let made = self.context.replica().commit(self.id.as_bytes(), self.change_to_make(), confirm.want());
-        let (record, outcome) = made.map_err(|refusal| self.refused(refusal.into()))?;
+        let change = self.change_to_make();
+        let made = self.context.replica().commit(self.id.as_bytes(), change, confirm.want());
+        let (record, outcome) = made.map_err(|refused| self.not_made(refused))?;
         self.made(record);
         self.concluded(receipt(outcome))
     }
@@ -453,7 +454,7 @@ impl Session {
         let Some((id, change)) = self.rename_to_make() else { return self.commit() };
         let want = self.context.confirm().want();
         let made = self.context.replica().rename(self.id.as_bytes(), id.as_bytes(), change, want);
-        let (record, outcome) = made.map_err(|refusal| self.refused(refusal.into()))?;
+        let (record, outcome) = made.map_err(|refused| self.not_made(refused))?;
         self.id = id;
         self.made(record);
         self.concluded(receipt(outcome))
@@ -483,8 +484,9 @@ impl Session {
         if let Some(receipt) = self.unchanged(confirm) {
             return Ok(Committing::known(Ok(receipt)));
         }
-        let begun = self.context.replica().start_commit(self.id.as_bytes(), self.change_to_make(), confirm.want());
-        let begun = begun.map_err(|refusal| self.refused(refusal.into()))?;
+        let change = self.change_to_make();
+        let begun = self.context.replica().start_commit(self.id.as_bytes(), change, confirm.want());
+        let begun = begun.map_err(|refused| self.not_made(refused))?;
         self.made(begun.record);
         Ok(Committing::waiting(begun.outcome))
     }
@@ -494,7 +496,7 @@ impl Session {
         let Some((id, change)) = self.rename_to_make() else { return self.begin_commit(self.context.confirm()) };
         let want = self.context.confirm().want();
         let begun = self.context.replica().start_rename(self.id.as_bytes(), id.as_bytes(), change, want);
-        let begun = begun.map_err(|refusal| self.refused(refusal.into()))?;
+        let begun = begun.map_err(|refused| self.not_made(refused))?;
         self.id = id;
         self.made(begun.record);
         Ok(Committing::waiting(begun.outcome))
@@ -635,11 +637,20 @@ impl Session {
         self.changes.clone()
     }
 
-    fn change_to_make(&self) -> Change {
-        match &self.base {
+    /// Gives up what it changes, so that the engine need not copy it.
+    fn change_to_make(&mut self) -> Change {
+        match self.base.take() {
             None => Change::Create { lease: self.lease.unwrap_or(self.default_lease), attributes: self.written() },
-            Some(read) => Change::Update { read: Arc::clone(read), lease: self.lease, attributes: self.written() },
+            Some(read) => Change::Update { read, lease: self.lease, attributes: std::mem::take(&mut self.changes) },
         }
+    }
+
+    /// The change is not made: the handle is as it was.
+    fn not_made(&mut self, refused: Refused) -> CommitError {
+        if let Some(Change::Update { read, attributes, .. }) = refused.change {
+            (self.base, self.changes) = (Some(read), attributes);
+        }
+        self.refused(refused.why.into())
     }
 
     /// The change is made: what was this handle's is everybody's.

@@ -71,6 +71,20 @@ impl DerefMut for Attributes {
     }
 }
 
+impl IntoIterator for Attributes {
+    type Item = Attribute;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Attribute>, std::vec::IntoIter<Attribute>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let (one, many) = match self.0 {
+            Inner::None => (None, Vec::new()),
+            Inner::One(only) => (Some(only), Vec::new()),
+            Inner::Many(list) => (None, list),
+        };
+        one.into_iter().chain(many)
+    }
+}
+
 impl<'a> IntoIterator for &'a Attributes {
     type Item = &'a Attribute;
     type IntoIter = std::slice::Iter<'a, Attribute>;

@@ -13,7 +13,7 @@ use super::keeping::Parked;
 use super::message::{Entry, SwapOutcome, Want};
 use super::record::{Attribute, Death, Ends, Lease, Name, Record};
 use super::seen::Seen;
-use super::table::{Held, Key, slot_of, weight};
+use super::table::{Held, Key, SlotId, slot_of, weight};
 use super::version::Version;
 use super::{Copies, Engine, Output, SwapFault, Ticket, Tickets, What};
 use crate::id::UniqueId;
@@ -54,6 +54,25 @@ pub(crate) enum Refusal {
     Unavailable,
     /// The context is left.
     Stopped,
+}
+
+/// A change that was not made. An update comes back with it, for whoever has given up what it was made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: Refusal,
+    pub(crate) change: Option<Change>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(why: Refusal) -> Self {
+        Self { why, change: None }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        refused.why
+    }
 }
 
 /// Attributes of one entry, removed ones included.
@@ -131,22 +150,17 @@ pub(super) struct Commits {
 struct Waiting {
     /// What it changed, all in one slot: two keys for a rename.
     keys: Few<Key>,
+    slot: SlotId,
     whom: Whom,
     want: Want,
     /// Of the incarnation that was written to; the version itself for what makes or ends one.
     birth: Version,
     committed: Committed,
-    asked: Vec<Member>,
+    asked: Few<Member>,
     /// Did not take it; asked again only when placed anew.
     failed: Vec<Member>,
     deadline: u64,
     hedge_at: Option<u64>,
-}
-
-impl Waiting {
-    fn slot(&self) -> u16 {
-        self.keys.first().map_or(0, |key| slot_of(key))
-    }
 }
 
 impl Commits {
@@ -182,25 +196,34 @@ impl Commits {
 
 impl Engine {
     /// Makes a change here and sends it to the entry's holders.
-    pub(crate) fn commit(&mut self, now: Time, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+    ///
+    /// An entry of which nobody else has the record is changed in place; whoever has read it gives it up with the change.
+    pub(crate) fn commit(&mut self, now: Time, key: &[u8], change: Change, want: Want) -> Result<Commit, Refused> {
         self.at(now);
         self.commit_for(Whom::Local, key, change, want)
     }
 
-    pub(super) fn commit_for(&mut self, whom: Whom, key: &[u8], change: Change, want: Want) -> Result<Commit, Refusal> {
+    pub(super) fn commit_for(&mut self, whom: Whom, key: &[u8], change: Change, want: Want) -> Result<Commit, Refused> {
         let (version, entries) = match change {
             Change::Create { lease, attributes } => {
                 if self.table.get(key).is_some_and(|held| held.record.death() != Some(Death::Lapsed)) {
-                    return Err(Refusal::Exists);
+                    return Err(Refusal::Exists.into());
                 }
                 self.bear(key, lease, attributes)?
             }
             Change::Replace { lease, attributes } => self.bear(key, lease, attributes)?,
-            Change::Update { read, lease, attributes } => self.update(key, &read, lease, attributes)?,
+            Change::Update { read, lease, attributes } => match self.admit_update(key, &read, &attributes) {
+                Ok(before) => {
+                    drop(read);
+                    self.update(key, before, lease, attributes)
+                }
+                Err(why) => return Err(Refused { why, change: Some(Change::Update { read, lease, attributes }) }),
+            },
             Change::Rename { read, to, lease, attributes } => self.rename(key, &read, to, lease, attributes)?,
             Change::Remove { read } => self.bury(key, read.as_deref()),
         };
-        let holders: Vec<_> = self.holders_but_me(slot_of(key));
+        let slot = slot_of(key);
+        let holders: Few<_> = self.other_holders(slot).cloned().collect();
         let committed = Committed { version, wanted: self.wanted(), confirmed: Vec::new() };
         let keys = entries.iter().map(|entry| entry.key.clone()).collect();
         let birth = entries.first().map(|entry| entry.record.birth).filter(|birth| !birth.is_zero()).unwrap_or(version);
@@ -208,6 +231,7 @@ impl Engine {
         let hedge = self.in_millis(self.config.hedge_after);
         let waiting = Waiting {
             keys,
+            slot,
             whom,
             want,
             birth,
@@ -240,34 +264,45 @@ impl Engine {
         key: &[u8],
         lease: Duration,
         attributes: Vec<(Name, Option<Bytes>)>,
-    ) -> Result<(Version, Vec<Entry>), Refusal> {
+    ) -> Result<(Version, Few<Entry>), Refusal> {
         let known = self.table.get(key).map(|held| Arc::clone(&held.record));
         let existed = known.as_ref().is_some_and(|record| record.is_alive());
         self.admit(key, known.as_deref(), false, true, &attributes)?;
         let version = self.tick(self.latest(key));
         let mut record = Record::born(version, millis_of(lease));
         record.attributes = written(version, attributes);
-        self.merge_here(key, &record);
+        let told = self.changes_to_tell(&record.attributes);
+        self.merge_here(key, record);
         if !existed {
             self.counters.created += 1;
             self.event(key, What::Created, false);
         }
-        self.told_of_changes(key, &record.attributes, false);
+        self.told_of_changes(key, told, false);
         Ok((version, self.whole(key).into_iter().collect()))
+    }
+
+    /// The record that attributes may be changed of, which is here from now on.
+    fn admit_update(
+        &mut self,
+        key: &[u8],
+        read: &Arc<Record>,
+        attributes: &[(Name, Option<Bytes>)],
+    ) -> Result<Arc<Record>, Refusal> {
+        let (before, here) = self.base(key, read)?;
+        self.admit(key, Some(&before), !here, false, attributes)?;
+        if !here {
+            self.keep_base(key, &before);
+        }
+        Ok(before)
     }
 
     fn update(
         &mut self,
         key: &[u8],
-        read: &Arc<Record>,
+        before: Arc<Record>,
         lease: Option<Duration>,
         attributes: Vec<(Name, Option<Bytes>)>,
-    ) -> Result<(Version, Vec<Entry>), Refusal> {
-        let (before, here) = self.base(key, read)?;
-        self.admit(key, Some(&before), !here, false, &attributes)?;
-        if !here {
-            self.keep_base(key, &before);
-        }
+    ) -> (Version, Few<Entry>) {
         let version = self.version_of_write(key, &before);
         let change = Record {
             birth: before.birth,
@@ -278,11 +313,12 @@ impl Engine {
             ..Record::default()
         };
         let base = before.seen.clone();
+        // A record that is only in the table from here on need not be copied.
         drop(before);
-        self.merge_here(key, &change);
-        self.told_of_changes(key, &change.attributes, false);
+        self.merge_here(key, change.clone());
+        self.told_of_changes(key, self.changes_to_tell(&change.attributes), false);
         let entry = Entry { key: key.into(), record: Arc::new(change), base: Some(base), idle: 0, keep: 0 };
-        Ok((version, vec![entry]))
+        (version, entry.into())
     }
 
     fn rename(
@@ -292,7 +328,7 @@ impl Engine {
         to: Key,
         lease: Option<Duration>,
         attributes: Vec<(Name, Option<Bytes>)>,
-    ) -> Result<(Version, Vec<Entry>), Refusal> {
+    ) -> Result<(Version, Few<Entry>), Refusal> {
         if slot_of(key) != slot_of(&to) || *key == *to {
             return Err(Refusal::OtherSlot);
         }
@@ -318,7 +354,7 @@ impl Engine {
         }
         record.seen.add(version);
         written(version, attributes).iter().for_each(|attribute| record.put(attribute.clone()));
-        self.merge_here(&to, &record);
+        self.merge_here(&to, record);
         let buried = self.bury_as(key, version, before.lease.millis);
         self.event(key, What::Renamed(to.clone()), false);
         // Whoever cannot take the new entry must not lose the old one.
@@ -355,11 +391,11 @@ impl Engine {
             // It does not tell what this member wrote to the one before it.
             self.written.let_go(self.clock.node(), &key.into(), &held.record);
         }
-        self.merge_here(key, read);
+        self.merge_here(key, read.clone());
     }
 
     /// Leaves a tombstone that is later than all that is known of the entry, and than what was read where the entry is not held.
-    fn bury(&mut self, key: &[u8], read: Option<&Record>) -> (Version, Vec<Entry>) {
+    fn bury(&mut self, key: &[u8], read: Option<&Record>) -> (Version, Few<Entry>) {
         let held = self.table.get(key).map(|held| Arc::clone(&held.record));
         let known = held.as_deref().or(read);
         let lease = known.map_or(0, |record| record.lease.millis);
@@ -376,7 +412,7 @@ impl Engine {
 
     /// Leaves a tombstone of this version, of an entry with this lease.
     fn bury_as(&mut self, key: &[u8], version: Version, lease_millis: u64) -> Option<Entry> {
-        self.merge_here(key, &Record::tombstone(version));
+        self.merge_here(key, Record::tombstone(version));
         self.remember_dead(key, lease_millis);
         let entry = self.whole(key);
         #[cfg(test)]
@@ -392,17 +428,20 @@ impl Engine {
     }
 
     /// Merges into the entry that is here, or makes it; an access, and a change that nobody has confirmed.
-    fn merge_here(&mut self, key: &[u8], change: &Record) {
+    fn merge_here(&mut self, key: &[u8], change: Record) {
         let now = self.millis();
-        let merged = self.table.change(key, |held| {
-            Arc::make_mut(&mut held.record).merge(change);
+        let mut change = Some(change);
+        self.table.change(key, |held| {
+            if let Some(change) = change.take() {
+                Arc::make_mut(&mut held.record).merge(change);
+            }
             held.fingerprint = held.record.fingerprint();
             held.copies = 0;
             (held.accessed, held.accessed_here) = (now, true);
             held.tell(now);
         });
-        if merged.is_none() {
-            let mut held = Held::new(Arc::new(change.clone()), now);
+        if let Some(change) = change {
+            let mut held = Held::new(Arc::new(change), now);
             held.accessed_here = true;
             self.table.insert(key, held);
         }
@@ -478,15 +517,24 @@ impl Engine {
         Duration::from_millis(self.now.epoch_millis.saturating_sub(record.created_millis()))
     }
 
-    pub(super) fn told_of_changes(&mut self, key: &[u8], attributes: &[Attribute], remote: bool) {
-        if self.config.events && self.tells_changes && !attributes.is_empty() {
-            self.event(key, What::Changed(attributes.to_vec()), remote);
+    /// What is to be told of a change: nothing where nobody listens.
+    pub(super) fn changes_to_tell(&self, attributes: &[Attribute]) -> Vec<Attribute> {
+        if self.config.events && self.tells_changes { attributes.to_vec() } else { Vec::new() }
+    }
+
+    pub(super) fn told_of_changes(&mut self, key: &[u8], told: Vec<Attribute>, remote: bool) {
+        if !told.is_empty() {
+            self.event(key, What::Changed(told), remote);
         }
     }
 
     /// The members that hold a slot, without this one.
-    pub(super) fn holders_but_me(&self, slot: u16) -> Vec<Member> {
-        self.placement.holding(slot).filter(|member| **member != self.local).cloned().collect()
+    pub(super) fn holders_but_me(&self, slot: SlotId) -> Vec<Member> {
+        self.other_holders(slot).cloned().collect()
+    }
+
+    fn other_holders(&self, slot: SlotId) -> impl Iterator<Item = &Member> {
+        self.placement.holding(slot).filter(|member| **member != self.local)
     }
 
     /// How many other members are to hold each entry.
@@ -499,7 +547,7 @@ impl Engine {
 
     /// How many confirmations a commit needs, as things are.
     fn needed(&self, waiting: &Waiting) -> usize {
-        let holders = self.placement.holding(waiting.slot()).filter(|member| **member != self.local).count();
+        let holders = self.other_holders(waiting.slot).count();
         match waiting.want {
             Want::None => 0,
             // More copies than are kept would be let go of as soon as they are made.
@@ -530,7 +578,7 @@ impl Engine {
     /// Asks one more member to hold the entry of a commit, until its holders do; one that failed before only if `again`.
     fn hedge(&mut self, ticket: Ticket, again: bool) {
         let Some(waiting) = self.commits.waiting.get_mut(&ticket) else { return };
-        let order = self.placement.order(waiting.slot());
+        let order = self.placement.order(waiting.slot);
         let fresh = order.into_iter().find(|member| **member != self.local && !waiting.asked.contains(member)).cloned();
         if let Some(next) = fresh.or_else(|| if again { waiting.failed.pop() } else { None }) {
             self.ask(ticket, next);
@@ -551,7 +599,7 @@ impl Engine {
         let entries: Vec<_> =
             keys.iter().filter_map(|key| self.whole(key)).filter(|entry| entry.record.includes(birth, version)).collect();
         if entries.len() == keys.len() {
-            self.put(vec![member], entries, Some(ticket));
+            self.put(member, entries, Some(ticket));
         } else if let Some(waiting) = self.commits.waiting.get_mut(&ticket) {
             // What is here is no longer what was committed: whoever took it would confirm something else.
             waiting.failed.push(member);
@@ -570,7 +618,7 @@ impl Engine {
         let Some(waiting) = self.commits.waiting.get(&ticket) else { return };
         let needed = self.needed(waiting);
         let met = match waiting.want {
-            Want::All => self.holders_but_me(waiting.slot()).iter().all(|holder| waiting.committed.confirmed.contains(holder)),
+            Want::All => self.other_holders(waiting.slot).all(|holder| waiting.committed.confirmed.contains(holder)),
             _ => waiting.committed.confirmed.len() >= needed,
         };
         #[cfg(test)]
@@ -630,7 +678,8 @@ impl Engine {
 
     pub(super) fn commits_lost(&mut self, member: &Member) {
         for waiting in self.commits.waiting.values_mut() {
-            [&mut waiting.asked, &mut waiting.failed, &mut waiting.committed.confirmed]
+            waiting.asked.retain(|asked| asked != member);
+            [&mut waiting.failed, &mut waiting.committed.confirmed]
                 .into_iter()
                 .for_each(|list| list.retain(|listed| listed != member));
         }
@@ -642,7 +691,7 @@ impl Engine {
         let tickets: Vec<_> = self.commits.waiting.keys().copied().collect();
         for ticket in tickets {
             let Some(waiting) = self.commits.waiting.get(&ticket) else { continue };
-            let holders = self.holders_but_me(waiting.slot());
+            let holders = self.holders_but_me(waiting.slot);
             let fresh = holders.into_iter().filter(|holder| !waiting.asked.contains(holder)).collect::<Vec<_>>();
             fresh.into_iter().for_each(|holder| self.ask(ticket, holder));
             self.settle(ticket);

@@ -4,7 +4,7 @@ use super::commit::Outlook;
 use super::few::Few;
 use super::keeping::Parked;
 use super::message::{Entry, Message};
-use super::table::{Key, slot_of};
+use super::table::{Key, SlotId, slot_of};
 use super::{Engine, Outcome, Ticket, Tickets, Token};
 use crate::member::Member;
 
@@ -27,6 +27,7 @@ struct Delivery {
 #[derive(Clone, Debug)]
 pub(super) struct Sent {
     pub(super) key: Key,
+    pub(super) slot: SlotId,
     pub(super) fingerprint: u64,
     /// See `handover`.
     pub(super) counted: u32,
@@ -61,15 +62,16 @@ impl Engine {
     }
 
     /// Sends entries, or changes of them, to members that are to hold them.
-    pub(super) fn put(&mut self, to: Vec<Member>, entries: Vec<Entry>, ticket: Option<Ticket>) {
+    pub(super) fn put(&mut self, to: impl Into<Few<Member>>, entries: impl Into<Few<Entry>>, ticket: Option<Ticket>) {
+        let (to, entries) = (to.into(), entries.into());
         if to.is_empty() || entries.is_empty() {
             return;
         }
         let whole = entries.iter().all(|entry| entry.base.is_none());
-        let sent = entries.iter().map(|entry| Sent {
-            key: entry.key.clone(),
-            fingerprint: self.table.get(&entry.key).map_or(0, |held| held.fingerprint),
-            counted: self.counted(slot_of(&entry.key)),
+        let sent = entries.iter().map(|entry| {
+            let slot = slot_of(&entry.key);
+            let fingerprint = self.table.get(&entry.key).map_or(0, |held| held.fingerprint);
+            Sent { key: entry.key.clone(), slot, fingerprint, counted: self.counted(slot) }
         });
         let sent = sent.collect();
         let token = self.track(Cargo::Entries { entries: sent, whole, ticket }, to.len());
@@ -87,13 +89,13 @@ impl Engine {
             let Some(entry) = self.whole(&key) else { continue };
             let size = entry.record.size();
             if bytes > 0 && bytes + size > MAX_BATCH {
-                self.put(vec![to.clone()], std::mem::take(&mut batch), ticket);
+                self.put(to.clone(), std::mem::take(&mut batch), ticket);
                 bytes = 0;
             }
             bytes += size;
             batch.push(entry);
         }
-        self.put(vec![to.clone()], batch, ticket);
+        self.put(to.clone(), batch, ticket);
     }
 
     /// An entry as it goes to others.
@@ -142,9 +144,9 @@ impl Engine {
                 self.commit_outlook(ticket, to, Outlook::Confirmed);
             }
             // It lacks what the change was made on: that is how it asks for the entry.
-            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_vec().into_iter().map(|sent| sent.key)),
+            Outcome::Rejected if !whole => self.ask_again(ticket, to, entries.into_iter().map(|sent| sent.key)),
             Outcome::Rejected | Outcome::Failed => {
-                entries.iter().for_each(|sent| self.disagree(slot_of(&sent.key), to));
+                entries.iter().for_each(|sent| self.disagree(sent.slot, to));
                 self.commit_outlook(ticket, to, Outlook::Failed);
             }
         }
@@ -152,7 +154,7 @@ impl Engine {
 
     /// A member holds an entry as it was sent.
     pub(super) fn confirmed(&mut self, sent: &Sent, by: &Member) {
-        let slot = slot_of(&sent.key);
+        let slot = sent.slot;
         let Some(position) = self.placement.rank(slot, by) else { return };
         if sent.counted != self.counted(slot) {
             return self.handover_soon();

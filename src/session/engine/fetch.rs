@@ -206,7 +206,7 @@ impl Engine {
             return None;
         }
         if let Some(here) = self.whole(&came.key) {
-            Arc::make_mut(&mut came.record).merge(&here.record);
+            Arc::make_mut(&mut came.record).merge(Arc::unwrap_or_clone(here.record));
             came.idle = came.idle.min(here.idle);
         }
         (!is_expired(&came)).then_some(came)
@@ -351,8 +351,8 @@ impl Engine {
                 debug_assert_eq!(fetch.key, key);
                 match (&mut fetch.best, here) {
                     (Some(best), Some(here)) => {
-                        Arc::make_mut(&mut best.record).merge(&here.record);
                         best.idle = best.idle.min(here.idle);
+                        Arc::make_mut(&mut best.record).merge(Arc::unwrap_or_clone(here.record));
                     }
                     (best @ None, here) => *best = here,
                     (Some(_), None) => {}

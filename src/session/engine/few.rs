@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 /// A list that takes no allocation when it has one item.
 #[derive(Clone, Debug)]
-pub(super) enum Few<T> {
+pub(crate) enum Few<T> {
     One(T),
     Many(Vec<T>),
 }
@@ -15,6 +15,49 @@ impl<T> Few<T> {
             Self::One(item) => vec![item],
             Self::Many(list) => list,
         }
+    }
+
+    pub(super) fn push(&mut self, item: T) {
+        let mut list = std::mem::replace(self, Self::Many(Vec::new())).into_vec();
+        list.push(item);
+        *self = list.into();
+    }
+
+    pub(super) fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        let mut list = std::mem::replace(self, Self::Many(Vec::new())).into_vec();
+        list.retain(keep);
+        *self = list.into();
+    }
+}
+
+impl<T: PartialEq> PartialEq for Few<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T> From<T> for Few<T> {
+    fn from(only: T) -> Self {
+        Self::One(only)
+    }
+}
+
+impl<T> From<Vec<T>> for Few<T> {
+    fn from(list: Vec<T>) -> Self {
+        Self::Many(list)
+    }
+}
+
+impl<T> IntoIterator for Few<T> {
+    type Item = T;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<T>, std::vec::IntoIter<T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let (one, many) = match self {
+            Self::One(only) => (Some(only), Vec::new()),
+            Self::Many(list) => (None, list),
+        };
+        one.into_iter().chain(many)
     }
 }
 
@@ -50,6 +93,12 @@ mod tests {
             let list: Vec<u8> = (0..length).collect();
             let few: Few<u8> = list.iter().copied().collect();
             assert_eq!(*few, *list);
+            assert!(few.clone().into_iter().eq(list.iter().copied()));
+            let mut changed = few.clone();
+            changed.push(9);
+            assert_eq!((*changed).split_last(), Some((&9, &*list)));
+            changed.retain(|item| *item == 9);
+            assert_eq!(*changed, [9]);
             assert_eq!(few.into_vec(), list);
         }
     }

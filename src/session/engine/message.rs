@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::few::Few;
 use super::record::Record;
 use super::table::{Key, SlotId};
 use super::version::Version;
@@ -15,7 +16,7 @@ pub(crate) enum Message {
     /// I have this context, and so I am. Sent to whoever appears, and to everybody when the phase changes.
     Hello(Hello),
     /// Entries, whole or what changed in them. Accepting it means to hold them.
-    Put(Vec<Entry>),
+    Put(Few<Entry>),
     /// Somebody accessed these entries.
     Touch(Vec<Touch>),
     /// Give me this entry.

@@ -70,9 +70,10 @@ use crate::stack::Time;
 #[cfg(test)]
 pub(crate) use agreement::agree;
 pub(crate) use codec::Names;
-pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal};
+pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal, Refused};
 pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
+pub(crate) use few::Few;
 pub(crate) use keeping::{Loaded, Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
 pub(crate) use record::{Attribute, CREATED, Loss, Name, Record, hash_bytes};
@@ -116,7 +117,7 @@ pub(crate) enum Output {
 /// A message to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Send {
-    pub(crate) to: Vec<Member>,
+    pub(crate) to: Few<Member>,
     pub(crate) body: Bytes,
     /// The outcome at each destination is to be [told](Engine::sent), by this number. Without one, nobody wants to know.
     pub(crate) token: Option<Token>,
@@ -373,8 +374,10 @@ impl Engine {
 
     /// Takes the time of this call.
     fn at(&mut self, now: Time) {
+        if now.instant != self.now.instant {
+            self.millis = self.millis_at(now.instant);
+        }
         self.now = now;
-        self.millis = self.millis_at(now.instant);
     }
 
     /// Now, in engine milliseconds.
@@ -402,7 +405,8 @@ impl Engine {
         self.clock.tick(self.now.epoch_millis, floor)
     }
 
-    fn send(&mut self, to: Vec<Member>, message: &message::Message, token: Option<Token>) {
+    fn send(&mut self, to: impl Into<Few<Member>>, message: &message::Message, token: Option<Token>) {
+        let to = to.into();
         if to.is_empty() {
             return;
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::codec;
 use super::delivery::Sent;
+use super::few::Few;
 use super::message::{Entry, Message, Touch};
 use super::record::{Attribute, Death, Record};
 use super::table::{Held, Key, slot_of, weight};
@@ -69,7 +70,7 @@ impl Engine {
     ///
     /// A rename brings the new entry before the old one's death, which has the new one's version: when the first cannot be taken in, the
     /// second is not. What finds no room keeps nothing else from being taken in.
-    fn receive_put(&mut self, from: &Member, entries: Vec<Entry>) -> bool {
+    fn receive_put(&mut self, from: &Member, entries: Few<Entry>) -> bool {
         let renames = self.renames_in(&entries);
         let mut without_room = Vec::new();
         for entry in entries {
@@ -127,8 +128,8 @@ impl Engine {
 
     /// Who sent this has what is here now.
     fn has_it(&mut self, key: &Key, fingerprint: u64, from: &Member) {
-        let counted = self.counted(slot_of(key));
-        self.confirmed(&Sent { key: key.clone(), fingerprint, counted }, from);
+        let slot = slot_of(key);
+        self.confirmed(&Sent { key: key.clone(), slot, fingerprint, counted: self.counted(slot) }, from);
     }
 
     /// Merges an entry, or a change of one, into what is here.
@@ -187,7 +188,7 @@ impl Engine {
         }
         let (was_alive, lease) = (held.is_alive(), held.record.lease.millis);
         let age = self.age(&held.record);
-        let same_birth = held.record.birth == record.birth;
+        let (birth, same_birth) = (record.birth, held.record.birth == record.birth);
         if record.birth > held.record.birth {
             // The state that comes in does not tell what this member wrote to the one before it.
             self.written.let_go(self.clock.node(), &key, &held.record);
@@ -200,13 +201,14 @@ impl Engine {
                 held.fingerprint = mine.fingerprint();
             });
         }
+        let told = self.changes_to_tell(&record.attributes);
         let merged = self.table.change(&key, |held| {
             let news = accessed > held.accessed || record.touched > held.record.touched;
             let mine = Arc::make_mut(&mut held.record);
             if held.away && same_birth {
                 mine.come_back(&record);
             }
-            let merged = mine.merge(&record);
+            let merged = mine.merge(Arc::unwrap_or_clone(record));
             if merged.changed {
                 held.fingerprint = held.record.fingerprint();
                 held.copies = 0;
@@ -214,7 +216,7 @@ impl Engine {
             if news {
                 (held.accessed, held.accessed_here) = (held.accessed.max(accessed), false);
             }
-            if !same_birth && held.record.birth == record.birth && held.is_alive() {
+            if !same_birth && held.record.birth == birth && held.is_alive() {
                 // Another incarnation has its own age.
                 held.accessed = accessed;
             }
@@ -230,7 +232,7 @@ impl Engine {
         let count = if merged.changed { &mut self.counters.replicated } else { &mut self.counters.duplicates };
         *count += 1;
         if merged.changed {
-            self.tell_taken(&key, &record, (was_alive, death), age);
+            self.tell_taken(&key, told, (was_alive, death), age);
         }
         Taken::Here { changed: merged.changed }
     }
@@ -271,18 +273,18 @@ impl Engine {
         self.counters.replicated += 1;
         if alive {
             self.event(key, What::Created, true);
-            self.told_of_changes(key, &record.attributes, true);
+            self.told_of_changes(key, self.changes_to_tell(&record.attributes), true);
         }
         Taken::Here { changed: true }
     }
 
     /// `alive` is whether the entry was alive, and why it is not now.
-    fn tell_taken(&mut self, key: &[u8], change: &Record, alive: (bool, Option<Death>), age: std::time::Duration) {
+    fn tell_taken(&mut self, key: &[u8], told: Vec<Attribute>, alive: (bool, Option<Death>), age: std::time::Duration) {
         match alive {
-            (true, None) => self.told_of_changes(key, &change.attributes, true),
+            (true, None) => self.told_of_changes(key, told, true),
             (false, None) => {
                 self.event(key, What::Created, true);
-                self.told_of_changes(key, &change.attributes, true);
+                self.told_of_changes(key, told, true);
             }
             (true, Some(Death::Removed)) => {
                 self.commits_died(key);

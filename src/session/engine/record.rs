@@ -198,7 +198,7 @@ impl Record {
     }
 
     /// Takes in another state, or a change, of the same key.
-    pub(crate) fn merge(&mut self, other: &Self) -> Merged {
+    pub(crate) fn merge(&mut self, other: Self) -> Merged {
         let mut merged = Merged::default();
         if other.end.death > self.end.death {
             self.end = Ends::of(other.end.death, self.end.lapsed);
@@ -206,7 +206,7 @@ impl Record {
         }
         if other.birth > self.birth.max(self.end.death) {
             // Another incarnation: nothing of this one stays but what outlives all of them.
-            *self = Self { end: Ends::of(self.end.death, other.end.lapsed), ..other.clone() };
+            *self = Self { end: Ends::of(self.end.death, other.end.lapsed), ..other };
             merged.changed = true;
         } else if other.birth == self.birth {
             merged.changed |= other.touched > self.touched || other.end.lapsed > self.end.lapsed;
@@ -218,7 +218,7 @@ impl Record {
                 self.lease = other.lease;
                 merged.changed = true;
             }
-            self.merge_attributes(other, &mut merged);
+            self.merge_attributes(other.attributes, &other.seen, &mut merged);
             merged.changed |= self.seen.merge(&other.seen);
         }
         if self.birth <= self.end.death && !self.birth.is_zero() {
@@ -236,12 +236,12 @@ impl Record {
         merged
     }
 
-    fn merge_attributes(&mut self, other: &Self, merged: &mut Merged) {
-        for theirs in &other.attributes {
+    fn merge_attributes(&mut self, attributes: Attributes, seen: &Seen, merged: &mut Merged) {
+        for theirs in attributes {
             let at = match self.position(&theirs.name) {
                 Ok(at) => at,
                 Err(at) => {
-                    self.attributes.insert(at, theirs.clone());
+                    self.attributes.insert(at, theirs);
                     merged.changed = true;
                     continue;
                 }
@@ -250,14 +250,14 @@ impl Record {
             // Equal versions with different values are a forgery; the order of values keeps even that convergent.
             let theirs_win = (theirs.version, &theirs.value) > (mine.version, &mine.value);
             if theirs.version != mine.version {
-                let unseen = if theirs_win { !other.seen.covers(mine.version) } else { !self.seen.covers(theirs.version) };
+                let unseen = if theirs_win { !seen.covers(mine.version) } else { !self.seen.covers(theirs.version) };
                 if unseen {
                     let (lost, kept) = if theirs_win { (mine.clone(), theirs.clone()) } else { (theirs.clone(), mine.clone()) };
                     merged.losses.push(Loss { name: Arc::clone(&theirs.name), lost, kept });
                 }
             }
             if theirs_win {
-                *mine = theirs.clone();
+                *mine = theirs;
                 merged.changed = true;
             }
         }

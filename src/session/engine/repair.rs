@@ -226,7 +226,8 @@ impl Engine {
         });
         let entries: Vec<_> = listed.collect();
         let counted = self.counted(slot);
-        let sent = entries.iter().map(|offered| Sent { key: offered.key.clone(), fingerprint: offered.fingerprint, counted });
+        let sent =
+            entries.iter().map(|offered| Sent { key: offered.key.clone(), slot, fingerprint: offered.fingerprint, counted });
         let sent = sent.collect();
         self.repair.next_offer = self.repair.next_offer.wrapping_add(1);
         let offer = self.repair.next_offer;

@@ -112,7 +112,7 @@ impl Engine {
             let attributes = vec![(name, value)];
             // Whatever dead entry there is makes room.
             let birth = Change::Replace { lease: self.config.lease, attributes };
-            return self.commit_for(whom, key, birth, want).map(drop).map_err(SwapFault::Refused);
+            return self.commit_for(whom, key, birth, want).map(drop).map_err(|refused| SwapFault::Refused(refused.why));
         };
         let current = held.record.attribute(&name).map_or(Version::ZERO, |attribute| attribute.version);
         #[cfg(test)]
@@ -126,7 +126,7 @@ impl Engine {
         } else {
             Change::Update { read: held.record.clone(), lease: None, attributes: vec![(name, value)] }
         };
-        match self.commit_for(whom, key, change, want) {
+        match self.commit_for(whom, key, change, want).map_err(Refusal::from) {
             Ok(_) => Ok(()),
             Err(Refusal::Removed | Refusal::Expired) => Err(SwapFault::Absent),
             Err(refusal) => Err(SwapFault::Refused(refusal)),

@@ -165,7 +165,7 @@ impl Group {
             let loaded = load(&self.nodes[node].store, key);
             self.with(node, |engine, now| engine.loaded(now, key, &loaded));
         }
-        self.with(node, |engine, now| engine.commit(now, key, change, want))
+        self.with(node, |engine, now| engine.commit(now, key, change, want)).map_err(Refusal::from)
     }
 
     /// A new entry with one attribute.
@@ -259,7 +259,7 @@ impl Group {
             while let Some(output) = engine.poll_output() {
                 match output {
                     Output::Send(send) => {
-                        for member in &send.to {
+                        for member in send.to.iter() {
                             let behind = |known: &Member| member.is_placeholder() && known.address() == member.address();
                             let to = members.iter().position(|known| known == member || behind(known));
                             let (to, name) = (to.expect("messages go to members"), member.clone());

@@ -66,7 +66,12 @@ impl<T> Tickets<T> {
 
     pub(crate) fn remove(&mut self, number: &u64) -> Option<T> {
         let at = self.position(*number).ok()?;
-        let item = self.places[at].1.take()?;
+        let item = if at == 0 {
+            // As nearly always.
+            self.places.pop_front()?.1?
+        } else {
+            self.places[at].1.take()?
+        };
         self.len -= 1;
         let is_gap = |place: Option<&(u64, Option<T>)>| place.is_some_and(|(_, item)| item.is_none());
         while is_gap(self.places.front()) {

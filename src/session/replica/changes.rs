@@ -9,7 +9,9 @@ use super::{Shared, State, Waiter, is_stopped, tell_outcome};
 use crate::completion::{DeferCallbacks, Receipt, SendError, Sending};
 use crate::member::Member;
 use crate::options::SendOptions;
-use crate::session::engine::{Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Send, Token, Want, slot_of};
+use crate::session::engine::{
+    Change, Commit, CommitFault, Committed, Loaded, Record, Refusal, Refused, Send, Token, Want, slot_of,
+};
 
 /// What comes of a commit; `None`: the context was left meanwhile.
 pub(crate) type Outcome = Option<Result<Committed, CommitFault>>;
@@ -33,7 +35,7 @@ struct Attended {
 
 impl super::Replica {
     /// Makes a change, and waits for its confirmations.
-    pub(crate) fn commit(&self, key: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
+    pub(crate) fn commit(&self, key: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refused> {
         self.shared.commit(key, key, change, want)
     }
 
@@ -44,24 +46,24 @@ impl super::Replica {
         to: &[u8],
         change: Change,
         want: Want,
-    ) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
+    ) -> Result<(Option<Arc<Record>>, Outcome), Refused> {
         self.shared.commit(key, to, change, want)
     }
 
     /// Makes a change and sees to its replication, which others may wait for.
-    pub(crate) fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+    pub(crate) fn start_commit(&self, key: &[u8], change: Change, want: Want) -> Result<Begun, Refused> {
         self.shared.start_commit(key, key, change, want)
     }
 
     /// As [`start_commit`](Self::start_commit), of a change after which the entry is found under another key. It may have to read from the
     /// store.
-    pub(crate) fn start_rename(&self, key: &[u8], to: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+    pub(crate) fn start_rename(&self, key: &[u8], to: &[u8], change: Change, want: Want) -> Result<Begun, Refused> {
         self.shared.start_commit(key, to, change, want)
     }
 }
 
 impl Shared {
-    fn start_commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<Begun, Refusal> {
+    fn start_commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<Begun, Refused> {
         let loaded = match &change {
             // What goes on under another key takes all its values along.
             Change::Rename { .. } => self.load_for(key, &change)?,
@@ -71,7 +73,7 @@ impl Shared {
             let begun = self.enter_and(Some(sends), |state, now| {
                 if self.closed.load(Ordering::Acquire) {
                     // What is saved at the end has been, or is about to be.
-                    return Err(Refusal::Stopped);
+                    return Err(Refused { why: Refusal::Stopped, change: Some(change) });
                 }
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
@@ -84,7 +86,7 @@ impl Shared {
                 let commit = state.engine.commit(now, key, change, want)?;
                 let record = match read {
                     // Whoever does not wait for others does not wait for a disk.
-                    Some(read) => state.engine.as_known(key, &read),
+                    Some(read) => state.engine.as_known(key, &read).or(Some(read)),
                     None => state.engine.peek(then).cloned(),
                 };
                 let outcome = match commit {
@@ -104,25 +106,33 @@ impl Shared {
         Ok(Begun { record, outcome })
     }
 
-    fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refusal> {
-        let loaded = self.load_for(key, &change)?;
+    fn commit(&self, key: &[u8], then: &[u8], change: Change, want: Want) -> Result<(Option<Arc<Record>>, Outcome), Refused> {
+        let loaded = match self.load_for(key, &change) {
+            Ok(loaded) => loaded,
+            Err(why) => return Err(Refused { why, change: Some(change) }),
+        };
         // Nearly always there is one, which then takes no list.
         let (mut attended, mut more, mut time) = (None, Vec::new(), None);
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
                 if self.closed.load(Ordering::Acquire) {
                     // What is saved at the end has been, or is about to be.
-                    return Err(Refusal::Stopped);
+                    return Err(Refused { why: Refusal::Stopped, change: Some(change) });
                 }
                 if let Some(loaded) = &loaded {
                     state.engine.loaded(now, key, loaded);
                 }
                 time = Some(now);
+                // The record is changed in place, unless it may be swapped out meanwhile: then what was read is what is known of it.
+                let read = match &change {
+                    Change::Update { read, .. } if self.keeper.is_some() => Some(Arc::clone(read)),
+                    _ => None,
+                };
                 let commit = state.engine.commit(now, key, change, want)?;
                 if let Commit::Waiting(ticket) = commit {
                     state.waiters.insert(ticket, Waiter::Direct(None));
                 }
-                Ok((state.engine.peek(then).cloned(), commit))
+                Ok((state.engine.peek(then).cloned().or(read), commit))
             });
             // What waits was begun.
             let waits = time.filter(|_| matches!(begun, Ok((_, Commit::Waiting(_)))));
@@ -214,7 +224,7 @@ impl Shared {
         }
         let Send { to, body, token } = send;
         for member in to {
-            self.send(Send { to: vec![member], body: body.clone(), token }, SendOptions::NONE);
+            self.send(Send { to: member.into(), body: body.clone(), token }, SendOptions::NONE);
         }
     }
 }

@@ -38,8 +38,8 @@ use self::outbox::Outbox;
 use self::pending::{Promise, pending};
 use self::timer::Timer;
 use super::engine::{
-    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Key, Name, Outcome, Output, Record, Send, SwapFault, Tickets,
-    Token, Version, Want, What,
+    CommitFault, Committed, Config, Engine, Event, FetchFault, Few, Get, Key, Name, Outcome, Output, Record, Send, SwapFault,
+    Tickets, Token, Version, Want, What,
 };
 use crate::channel::{ContextGuard, ContextHandler, GroupChannel, Subscription};
 use crate::clock;
@@ -543,7 +543,7 @@ impl Shared {
         }
     }
 
-    fn send_told(&self, to: Vec<Member>, body: Bytes, token: Token, more: SendOptions) {
+    fn send_told(&self, to: Few<Member>, body: Bytes, token: Token, more: SendOptions) {
         let sending = self.channel.send_with(to.iter().cloned(), body, SendOptions::SYNC_ACK | more);
         if let Some(shared) = self.me.upgrade() {
             sending.on_complete(move |outcome| shared.sent(token, &to, &outcome));

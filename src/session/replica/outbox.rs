@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn message(token: u64) -> Send {
-        Send { to: Vec::new(), body: bytes::Bytes::new(), token: Some(token) }
+        Send { to: Vec::new().into(), body: bytes::Bytes::new(), token: Some(token) }
     }
 
     #[test]

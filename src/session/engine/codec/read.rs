@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::super::attributes::Attributes;
+use super::super::few::Few;
 use super::super::message::{Chunk, Done, Entry, Found, Hello, Message, Offered, Phase, SwapOutcome, Touch, Want};
 use super::super::record::{Attribute, Ends, Lease, Name, Record};
 use super::super::seen::{MAX_WRITERS, Seen};
@@ -29,7 +30,7 @@ impl<'a> Reader<'a> {
                 life: self.u64()?,
                 others: self.u32()?,
             }),
-            kind::PUT => Message::Put(self.list(4, Self::entry)?),
+            kind::PUT => Message::Put(self.few(4, Self::entry)?),
             kind::TOUCH => Message::Touch(self.list(10, Self::touch)?),
             kind::FETCH => Message::Fetch { request: self.varint()?, key: self.key()? },
             kind::FETCHED => {
@@ -220,8 +221,19 @@ impl<'a> Reader<'a> {
     }
 
     /// A list whose items take at least so many bytes each.
-    fn list<T>(&mut self, least: usize, mut read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Vec<T>> {
+    fn few<T>(&mut self, least: usize, mut read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Few<T>> {
+        match self.count(least)? {
+            1 => read(self).map(Few::One),
+            count => self.items(count, read).map(Few::Many),
+        }
+    }
+
+    fn list<T>(&mut self, least: usize, read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Vec<T>> {
         let count = self.count(least)?;
+        self.items(count, read)
+    }
+
+    fn items<T>(&mut self, count: usize, mut read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Vec<T>> {
         let mut list = Vec::with_capacity(count);
         for _ in 0..count {
             list.push(read(self)?);

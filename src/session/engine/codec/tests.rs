@@ -111,7 +111,7 @@ pub(in super::super) fn any_message() -> impl Strategy<Value = Message> {
                 others
             })
         ),
-        vec(any_entry(), 0..4).prop_map(Message::Put),
+        vec(any_entry(), 0..4).prop_map(|entries| Message::Put(entries.into_iter().collect())),
         vec(any_touch(), 0..4).prop_map(Message::Touch),
         (any::<u64>(), any_key()).prop_map(|(request, key)| Message::Fetch { request, key }),
         (any::<u64>(), found).prop_map(|(request, answer)| Message::Fetched { request, answer }),
@@ -208,7 +208,7 @@ fn a_newer_version_and_an_unknown_kind_are_unknown_and_another_context_is_malfor
 #[test]
 fn lengths_are_checked_before_anything_is_allocated() {
     // A put of 2^60 entries, and one whose key has 2^60 bytes.
-    let header = encode(CONTEXT, &Message::Put(Vec::new()))[..HEADER].to_vec();
+    let header = encode(CONTEXT, &Message::Put(Vec::new().into()))[..HEADER].to_vec();
     let mut huge = Vec::new();
     huge.extend([0x80; 8]);
     huge.push(0x10);
@@ -226,7 +226,7 @@ fn a_commit_of_one_attribute_costs_little_beside_its_value() {
     record.seen = Seen::one(version);
     record.put(Attribute { name: "attribute".into(), version, value: Some(vec![7; 1024].into()) });
     let entry = Entry { key: vec![1; 16].into(), record: Arc::new(record), base: Some(Seen::one(version)), idle: 0, keep: 0 };
-    let overhead = encode(CONTEXT, &Message::Put(vec![entry])).len() - 1024;
+    let overhead = encode(CONTEXT, &Message::Put(entry.into())).len() - 1024;
     assert!(overhead <= 180, "{overhead} bytes, to which the channel adds about 150");
 }
 
@@ -294,7 +294,7 @@ fn first_of_each_kind() -> Vec<(&'static str, Message)> {
                 others: 2,
             }),
         ),
-        ("put", Message::Put(vec![whole.clone(), change, dead])),
+        ("put", Message::Put(vec![whole.clone(), change, dead].into())),
         ("touch", Message::Touch(vec![touch.clone()])),
         ("fetch", Message::Fetch { request: 300, key: key.clone() }),
         ("fetched", Message::Fetched { request: 300, answer: Found::Entry(Box::new(whole.clone())) }),

@@ -45,7 +45,7 @@ fn any_record() -> impl Strategy<Value = Record> {
             }
             // As it is after any merge.
             let mut merged = Record::default();
-            merged.merge(&record);
+            merged.merge(record);
             merged
         },
     )
@@ -53,7 +53,7 @@ fn any_record() -> impl Strategy<Value = Record> {
 
 fn merged(a: &Record, b: &Record) -> Record {
     let mut record = a.clone();
-    record.merge(b);
+    record.merge(b.clone());
     record
 }
 
@@ -74,15 +74,15 @@ proptest! {
     fn merging_is_idempotent(a in any_record(), b in any_record()) {
         let once = merged(&a, &b);
         let mut twice = once.clone();
-        prop_assert!(!twice.merge(&b).changed);
-        prop_assert!(!twice.merge(&a).changed);
+        prop_assert!(!twice.merge(b.clone()).changed);
+        prop_assert!(!twice.merge(a.clone()).changed);
         prop_assert_eq!(&twice, &once);
     }
 
     #[test]
     fn a_merge_tells_whether_it_changed_anything(a in any_record(), b in any_record()) {
         let mut record = a.clone();
-        prop_assert_eq!(record.merge(&b).changed, record != a);
+        prop_assert_eq!(record.merge(b.clone()).changed, record != a);
     }
 
     #[test]
@@ -111,7 +111,7 @@ fn the_loss_of_a_write_that_nobody_had_seen_is_told_on_either_side() {
     let mut older = record(birth, vec![attribute("cart", version(5, 1), Some("apples"))]);
     let mut newer = record(birth, vec![attribute("cart", version(6, 2), Some("pears"))]);
     let (one, other) = (older.clone(), newer.clone());
-    for loss in [older.merge(&other).losses, newer.merge(&one).losses] {
+    for loss in [older.merge(other.clone()).losses, newer.merge(one.clone()).losses] {
         let [loss] = &loss[..] else { panic!("one write was lost") };
         assert_eq!((&*loss.name, loss.lost.version, loss.kept.version), ("cart", version(5, 1), version(6, 2)));
     }
@@ -124,7 +124,7 @@ fn overwriting_what_one_has_seen_is_no_loss() {
     let mut replica = record(birth, vec![attribute("cart", version(5, 1), Some("apples"))]);
     let mut later = record(birth, vec![attribute("cart", version(6, 2), Some("pears"))]);
     later.seen.add(version(5, 1));
-    assert!(replica.merge(&later).losses.is_empty());
+    assert!(replica.merge(later).losses.is_empty());
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn nothing_written_to_a_dead_incarnation_brings_it_back() {
 fn what_was_written_after_a_removal_is_lost_and_told() {
     let writes = vec![attribute("cart", version(9, 2), Some("apples")), attribute("old", version(3, 2), Some("x"))];
     let mut live = record(version(1, 1), writes);
-    let losses = live.merge(&Record::tombstone(version(5, 1))).losses;
+    let losses = live.merge(Record::tombstone(version(5, 1))).losses;
     let [Loss { name, lost, kept }] = &losses[..] else { panic!("one write is later than the removal: {losses:?}") };
     assert_eq!((&**name, lost.version, kept.version, kept.value.as_ref()), ("cart", version(9, 2), version(5, 1), None));
 }

@@ -333,7 +333,7 @@ impl World {
             Change::Remove { read } => (Fault::Removed, None, Attributes::new(), None, read.clone()),
         };
         let removal = matches!(change, Change::Remove { .. } | Change::Rename { .. });
-        let commit = match engine.commit(time, key, change, want) {
+        let commit = match engine.commit(time, key, change, want).map_err(Refusal::from) {
             Ok(commit) => commit,
             Err(refusal) => {
                 self.trace.tell(|| format!("{:?} {pid:?} refuses: {refusal:?}", self.now));

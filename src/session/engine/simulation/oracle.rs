@@ -287,7 +287,7 @@ impl Oracle {
             self.are_known(&record).map_err(|what| format!("{pid:?} holds {}: {what}", name(key)))?;
             // What it has again, it has not let go of.
             if let Some(handed) = self.handed.get_mut(&(pid, key.clone())) {
-                handed.retain(|(old, _)| Record::clone(&record).merge(old).changed);
+                handed.retain(|(old, _)| Record::clone(&record).merge(Record::clone(old)).changed);
             }
             if !record.end.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.end.death)) {
                 return Err(format!("{pid:?}: {} died of nothing: {record:?}", name(key)));

@@ -46,7 +46,7 @@ fn a_tombstone_may_be_kept_for_any_time() {
     let sender = group.nodes[1].member.clone();
     let record = Arc::new(Record::tombstone(Version { time: 5, node: 7 }));
     let entry = message::Entry { key: key(1).into(), record, base: None, idle: u64::MAX, keep: u64::MAX };
-    let body = codec::encode(0, &Message::Put(vec![entry]));
+    let body = codec::encode(0, &Message::Put(entry.into()));
     for _ in ["it is new", "it is there"] {
         assert!(group.with(0, |engine, now| engine.receive(now, &sender, &body)));
     }
@@ -236,7 +236,7 @@ fn an_old_tombstone_does_not_make_a_new_entry_look_idle() {
     // Somebody who was away has the tombstone still, and says for how long.
     let late = message::Entry { idle: 3_600_000, ..buried };
     let from = group.nodes[1].member.clone();
-    let put = codec::encode(0, &Message::Put(vec![late]));
+    let put = codec::encode(0, &Message::Put(late.into()));
     assert!(group.with(0, |engine, now| engine.receive(now, &from, &put)));
     group.run_for(SECOND * 10);
     assert!(group.engine(0).peek(&key).is_some(), "it was used ten seconds ago");

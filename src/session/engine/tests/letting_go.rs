@@ -157,7 +157,7 @@ fn a_write_to_an_incarnation_that_was_replaced_is_remembered() {
     assert!(group.commit(0, &key, anew, Want::None).is_ok());
     let later = group.engine(0).whole(&key).expect("it is here");
     let from = group.nodes[0].member.clone();
-    let put = codec::encode(0, &Message::Put(vec![later]));
+    let put = codec::encode(0, &Message::Put(later.into()));
     assert!(group.with(writer, |engine, now| engine.receive(now, &from, &put)));
     group.run_for(SECOND * 2);
     assert!(group.engine(writer).peek(&key).is_none(), "it is let go of");
@@ -307,7 +307,7 @@ fn what_a_member_removed_does_not_come_back_to_it() {
     let refused = group.commit(writer, &key, write(&old, "n", "2"), Want::None);
     assert!(matches!(refused, Err(Refusal::Removed)), "{refused:?}");
     let from = group.nodes[0].member.clone();
-    let put = Message::Put(vec![entry]);
+    let put = Message::Put(entry.into());
     assert!(!group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &put))), "it is rejected");
     assert!(group.engine(writer).peek(&key).is_none());
     group.run_for(SECOND * 3);
