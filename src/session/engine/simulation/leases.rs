@@ -67,8 +67,8 @@ impl Oracle {
         for (other, at) in self.leases.used(key, held.record.birth) {
             let Some(reader) = running(nodes, other) else { continue };
             let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
-            // Who holds it is asked, again and again; others tell of an access once.
-            let heard = holds || !self.lossy;
+            // Who holds it is asked, again and again; others tell of an access once, and only whom they see.
+            let heard = holds || !self.lossy && reader.view.contains_key(&pid.node);
             let near = other == pid || heard && self.talked(other.node, pid.node, at);
             let resting = nodes[other.node].paused.is_some();
             if near && !resting && at + REAP + LATE <= now && now + LATE < at + lease {
