@@ -35,7 +35,7 @@ pub(crate) const MAX_KEY: usize = 1024;
 /// Items of one list: the smallest ones take many times as much in memory as on the wire.
 const MAX_ITEMS: usize = 1 << 20;
 /// Attributes of one entry on the wire: as many as the sides of a partition can come to together.
-const MAX_ATTRIBUTES: usize = 16 * super::commit::MAX_ATTRIBUTES;
+const MAX_ATTRIBUTES: usize = 16 * super::change::MAX_ATTRIBUTES;
 
 /// Why bytes are no message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

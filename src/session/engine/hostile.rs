@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::change::Change;
 use super::codec::{self, Names};
-use super::commit::Change;
 use super::config::{Config, Copies};
 use super::message::Want;
 use super::{Engine, Outcome, Output};

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::change::Change;
 use super::codec::{self, Names};
-use super::commit::{Change, Outlook};
+use super::commit::Outlook;
 use super::message::{Entry, Found, Message};
 use super::record::Record;
 use super::repair::millis;

@@ -8,7 +8,8 @@
 //! | `record`, `seen`, `version` | what a state is, and how two become one |
 //! | `table`, `placement` | what is here, and who holds what |
 //! | `peers` | who takes part, and in which phase |
-//! | `commit`, `delivery` | changes and their confirmations |
+//! | `change` | what a change makes of an entry, or why it is refused |
+//! | `commit`, `delivery` | the confirmations that changes wait for |
 //! | `receive`, `renaming` | what comes in |
 //! | `fetch`, `swap` | entries of other members: reading, and writing on a condition |
 //! | `transfer` | how a member gets the slots that it has become a holder of |
@@ -23,6 +24,7 @@
 mod agreement;
 mod attributes;
 mod census;
+mod change;
 mod codec;
 mod commit;
 mod config;
@@ -69,8 +71,9 @@ use crate::stack::Time;
 
 #[cfg(test)]
 pub(crate) use agreement::agree;
+pub(crate) use change::{Change, Refusal, Refused};
 pub(crate) use codec::Names;
-pub(crate) use commit::{Change, Commit, CommitFault, Committed, Refusal, Refused};
+pub(crate) use commit::{Commit, CommitFault, Committed};
 pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
 pub(crate) use few::Few;

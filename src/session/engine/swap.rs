@@ -5,7 +5,8 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
-use super::commit::{Change, Committed, Refusal, Whom};
+use super::change::{Change, Refusal};
+use super::commit::{Committed, Whom};
 use super::message::{Message, SwapOutcome, Want};
 use super::record::Name;
 use super::table::{Key, slot_of};

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::commit::{Change, Commit, CommitFault, Committed, Refusal};
+use super::change::{Change, Refusal};
+use super::commit::{Commit, CommitFault, Committed};
 use super::config::Config;
 use super::fetch::{FetchFault, Get};
 use super::message::{Phase, Want};

@@ -13,7 +13,8 @@ mod swapping;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::{Change, Commit, MAX_ATTRIBUTES, MAX_ENTRY, Refusal};
+use super::change::{Change, MAX_ATTRIBUTES, MAX_ENTRY, Refusal};
+use super::commit::Commit;
 use super::config::{Config, Copies};
 use super::fetch::Get;
 use super::flaws::Flaws;

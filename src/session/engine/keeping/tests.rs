@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::super::commit::Change;
+use super::super::change::Change;
 use super::super::fetch::Get;
 use super::super::message::Want;
 use super::super::testkit::Group;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::commit::{Change, Commit, CommitFault, Committed, Refusal};
+use super::super::change::{Change, Refusal};
+use super::super::commit::{Commit, CommitFault, Committed};
 use super::super::fetch::{FetchFault, Get};
 use super::super::message::{Phase, Want};
 use super::super::record::{Name, Record};

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::commit::{Committed, Refusal};
+use super::super::change::Refusal;
+use super::super::commit::Committed;
 use super::super::record::{Death, Name, Record};
 use super::super::seen::Seen;
 use super::super::table::{Key, slot_of};
