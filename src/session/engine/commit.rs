@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::attributes::Attributes;
-use super::few::Few;
 use super::keeping::Parked;
 use super::message::{Entry, SwapOutcome, Want};
 use super::record::{Attribute, Death, Ends, Lease, Name, Record};
@@ -16,6 +15,7 @@ use super::seen::Seen;
 use super::table::{Held, Key, SlotId, slot_of, weight};
 use super::version::Version;
 use super::{Copies, Engine, Output, SwapFault, Ticket, Tickets, What};
+use crate::few::Few;
 use crate::id::UniqueId;
 use crate::member::Member;
 use crate::stack::Time;
@@ -360,12 +360,14 @@ impl Engine {
 
     /// The record that a change is made on, which is here from now on.
     fn base(&mut self, key: &[u8], read: &Arc<Record>) -> Result<Arc<Record>, Refusal> {
-        if self.table.get(key).is_some_and(|held| read.birth > held.record.birth.max(held.record.end.death)) {
+        let mut held = self.table.get(key);
+        if held.is_some_and(|held| read.birth > held.record.birth.max(held.record.end.death)) {
             // What is here, as an old tombstone that somebody had left, is from before the incarnation that was read elsewhere.
             self.take_unnoticed(Entry { key: key.into(), record: Arc::clone(read), base: None, idle: 0, keep: 0 });
             self.handover_soon();
+            held = self.table.get(key);
         }
-        match self.table.get(key) {
+        match held {
             Some(held) => match held.record.death() {
                 None => Ok(Arc::clone(&held.record)),
                 Some(Death::Removed) => {
