@@ -97,6 +97,7 @@ mod budget;
 mod channel;
 mod clock;
 mod completion;
+mod few;
 mod hash;
 mod id;
 mod member;

@@ -19,6 +19,7 @@ use super::stats::{self, ChannelStats, Counters};
 use super::strands::{Queued, Strands};
 use crate::clock;
 use crate::completion::{DeferCallbacks, FaultCause, Leg, Sending, UserCode};
+use crate::few::Few;
 use crate::id::{MessageIds, UniqueId};
 use crate::member::Member;
 use crate::membership::{MemberHandler, Membership};
@@ -106,7 +107,7 @@ impl Delivery {
 /// What is left to do once the stack is unlocked.
 #[derive(Default)]
 struct After {
-    queued: Vec<Queued>,
+    queued: Few<Queued>,
     actions: Vec<Action>,
     /// To be told once the view shows them, which is still under the lock, as that keeps their order.
     events: Vec<Event>,

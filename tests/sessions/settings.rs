@@ -53,6 +53,25 @@ fn attributes_are_listed_with_what_the_handle_has_changed() {
 }
 
 #[test]
+fn a_handle_whose_change_is_refused_is_as_it_was() {
+    let channels = group(1);
+    let manager = BackupManager::builder("small").max_bytes(8000).start(&channels[0]).expect("the name is free");
+    let mut session = manager.create().expect("room");
+    session.set("a", "1").expect("allowed");
+    session.commit().expect("made");
+    session.set("b", vec![0; 10_000]).expect("allowed");
+    for refused in [session.commit(), session.start_commit().wait()] {
+        assert_eq!(refused.expect_err("there is no room"), CommitError::Full);
+        assert!(session.is_dirty() && session.is_valid());
+        assert_eq!((session.get("a").as_deref(), session.get("b").map(|b| b.len())), (Some(&b"1"[..]), Some(10_000)));
+    }
+    session.set("b", "2").expect("allowed");
+    session.commit().expect("made");
+    let found = manager.get(&session.id()).expect("an answer").expect("it is there");
+    assert_eq!(found.iter().map(|(name, value)| (name, &value[..])).collect::<Vec<_>>(), [("a", &b"1"[..]), ("b", b"2")]);
+}
+
+#[test]
 fn a_session_that_has_ended_takes_no_changes() {
     let channels = group(1);
     let managers = backups(&channels);

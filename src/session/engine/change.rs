@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::attributes::Attributes;
-use super::few::Few;
 use super::message::Entry;
 use super::record::{Attribute, Death, Ends, Lease, Name, Record};
 use super::seen::Seen;
 use super::table::{Held, Key, slot_of, weight};
 use super::version::Version;
 use super::{Engine, What};
+use crate::few::Few;
 
 /// A change of one entry.
 #[derive(Clone, Debug)]

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map;
 
 use super::change::{Change, Refused};
-use super::few::Few;
 use super::keeping::Parked;
 use super::message::{SwapOutcome, Want};
 use super::table::{Key, SlotId, slot_of};
 use super::version::Version;
 use super::{Copies, Engine, Output, SwapFault, Ticket, Tickets};
+use crate::few::Few;
 use crate::id::UniqueId;
 use crate::member::Member;
 use crate::stack::Time;

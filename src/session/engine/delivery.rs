@@ -1,11 +1,11 @@
 //! Messages whose outcome matters: which entries they carry, and for which commit.
 
 use super::commit::Outlook;
-use super::few::Few;
 use super::keeping::Parked;
 use super::message::{Entry, Message};
 use super::table::{Key, SlotId, slot_of};
 use super::{Engine, Outcome, Ticket, Tickets, Token};
+use crate::few::Few;
 use crate::member::Member;
 
 /// Entries in one message, at most, in bytes: what is larger goes in several.

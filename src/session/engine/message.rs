@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::few::Few;
 use super::record::Record;
 use super::table::{Key, SlotId};
 use super::version::Version;
+use crate::few::Few;
 use crate::id::UniqueId;
 
 /// A message between two engines of one context.

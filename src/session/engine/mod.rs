@@ -16,7 +16,7 @@
 //! | `repair` | comparing digests, sending differences |
 //! | `handover`, `written` | letting go of what belongs to others, and knowing what this member wrote to it |
 //! | `keeping` | a store beyond memory: what comes back from it, and what is swapped out to it |
-//! | `tickets`, `few` | what is under way; lists of what is nearly always one |
+//! | `tickets` | what is under way |
 //! | `expiry` | leases, touches, tombstones |
 //! | `message`, `codec` | what engines say to each other |
 
@@ -31,7 +31,6 @@ mod config;
 mod delivery;
 mod expiry;
 mod fetch;
-mod few;
 #[cfg(test)]
 mod flaws;
 mod handover;
@@ -66,6 +65,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::few::Few;
 use crate::member::Member;
 use crate::stack::Time;
 
@@ -76,7 +76,6 @@ pub(crate) use codec::Names;
 pub(crate) use commit::{Commit, CommitFault, Committed};
 pub(crate) use config::{Config, Copies, Keeping};
 pub(crate) use fetch::{FetchFault, Get};
-pub(crate) use few::Few;
 pub(crate) use keeping::{Loaded, Restored, Saving, Stored};
 pub(crate) use message::{Phase, Want};
 pub(crate) use record::{Attribute, CREATED, Loss, Name, Record, hash_bytes};

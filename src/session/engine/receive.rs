@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::codec;
 use super::delivery::Sent;
-use super::few::Few;
 use super::message::{Entry, Message, Touch};
 use super::record::{Attribute, Death, Record};
 use super::table::{Held, Key, slot_of, weight};
 use super::{Engine, What};
+use crate::few::Few;
 use crate::member::Member;
 use crate::stack::Time;
 

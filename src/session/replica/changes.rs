@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use super::pending::{Pending, pending};
 use super::{Shared, State, Waiter, is_stopped, tell_outcome};
 use crate::completion::{DeferCallbacks, Receipt, SendError, Sending};
+use crate::few::Few;
 use crate::member::Member;
 use crate::options::SendOptions;
 use crate::session::engine::{
@@ -111,8 +112,7 @@ impl Shared {
             Ok(loaded) => loaded,
             Err(why) => return Err(Refused { why, change: Some(change) }),
         };
-        // Nearly always there is one, which then takes no list.
-        let (mut attended, mut more, mut time) = (None, Vec::new(), None);
+        let (mut attended, mut time) = (Few::default(), None);
         let (record, commit) = self.in_lane(key, |sends| {
             let begun = self.enter_and(Some(sends), |state, now| {
                 if self.closed.load(Ordering::Acquire) {
@@ -141,11 +141,7 @@ impl Shared {
                     (Some(token), Some(time)) if waits_for_all(want, &send) => {
                         for member in send.to {
                             let sending = self.channel.submit(time, [member.clone()], send.body.clone(), SendOptions::SYNC_ACK);
-                            let next = Attended { token, member: [member], sending: Some(sending), outcome: None };
-                            match attended {
-                                None => attended = Some(next),
-                                Some(_) => more.push(next),
-                            }
+                            attended.push(Attended { token, member: [member], sending: Some(sending), outcome: None });
                         }
                     }
                     _ => self.send_each(send, want),
@@ -157,10 +153,10 @@ impl Shared {
             Commit::Done(committed) => return Ok((record, Some(Ok(committed)))),
             Commit::Waiting(ticket) => ticket,
         };
-        for Attended { member, sending, .. } in attended.iter().chain(&more) {
+        for Attended { member, sending, .. } in attended.iter() {
             sending.iter().for_each(|sending| self.channel.assist(member, sending));
         }
-        for Attended { token, member, sending, outcome } in attended.iter_mut().chain(&mut more) {
+        for Attended { token, member, sending, outcome } in attended.iter_mut() {
             let Some(sending) = sending.take() else { continue };
             if sending.is_done() {
                 *outcome = Some(sending.wait());
@@ -171,7 +167,7 @@ impl Shared {
             }
         }
         let told = |state: &mut State, now| {
-            for Attended { token, member, outcome, .. } in attended.iter().chain(&more) {
+            for Attended { token, member, outcome, .. } in attended.iter() {
                 outcome.iter().for_each(|outcome| tell_outcome(&mut state.engine, now, *token, member, outcome));
             }
         };
@@ -185,7 +181,7 @@ impl Shared {
             _ => Ok(None),
         });
         let is_stopped = |attended: &Attended| matches!(&attended.outcome, Some(Err(error)) if is_stopped(error));
-        if attended.iter().chain(&more).any(is_stopped) {
+        if attended.iter().any(is_stopped) {
             self.close();
         }
         Ok((record, known.unwrap_or_else(Pending::wait)))

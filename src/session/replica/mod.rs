@@ -38,12 +38,13 @@ use self::outbox::Outbox;
 use self::pending::{Promise, pending};
 use self::timer::Timer;
 use super::engine::{
-    CommitFault, Committed, Config, Engine, Event, FetchFault, Few, Get, Key, Name, Outcome, Output, Record, Send, SwapFault,
-    Tickets, Token, Version, Want, What,
+    CommitFault, Committed, Config, Engine, Event, FetchFault, Get, Key, Name, Outcome, Output, Record, Send, SwapFault, Tickets,
+    Token, Version, Want, What,
 };
 use crate::channel::{ContextGuard, ContextHandler, GroupChannel, Subscription};
 use crate::clock;
 use crate::completion::{FaultCause, Receipt, SendError, UserCode};
+use crate::few::Few;
 use crate::member::Member;
 use crate::message::Message;
 use crate::options::SendOptions;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::super::attributes::Attributes;
-use super::super::few::Few;
 use super::super::message::{Chunk, Done, Entry, Found, Hello, Message, Offered, Phase, SwapOutcome, Touch, Want};
 use super::super::record::{Attribute, Ends, Lease, Name, Record};
 use super::super::seen::{MAX_WRITERS, Seen};
 use super::super::table::{Key, SLOTS, SlotId};
 use super::super::version::Version;
 use super::{DecodeError, Decoded, MAX_ATTRIBUTES, MAX_ITEMS, MAX_KEY, Names, form, kind, part};
+use crate::few::Few;
 use crate::id::UniqueId;
 
 pub(super) struct Reader<'a> {

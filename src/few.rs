@@ -1,6 +1,6 @@
 //! A list of what is nearly always one.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 /// A list that takes no allocation when it has one item.
 #[derive(Clone, Debug)]
@@ -10,23 +10,34 @@ pub(crate) enum Few<T> {
 }
 
 impl<T> Few<T> {
-    pub(super) fn into_vec(self) -> Vec<T> {
+    pub(crate) fn into_vec(self) -> Vec<T> {
         match self {
             Self::One(item) => vec![item],
             Self::Many(list) => list,
         }
     }
 
-    pub(super) fn push(&mut self, item: T) {
-        let mut list = std::mem::replace(self, Self::Many(Vec::new())).into_vec();
-        list.push(item);
-        *self = list.into();
+    pub(crate) fn push(&mut self, item: T) {
+        *self = match std::mem::take(self) {
+            Self::Many(list) if list.is_empty() => Self::One(item),
+            few => {
+                let mut list = few.into_vec();
+                list.push(item);
+                Self::Many(list)
+            }
+        };
     }
 
-    pub(super) fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
-        let mut list = std::mem::replace(self, Self::Many(Vec::new())).into_vec();
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        let mut list = std::mem::take(self).into_vec();
         list.retain(keep);
         *self = list.into();
+    }
+}
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self::Many(Vec::new())
     }
 }
 
@@ -78,6 +89,15 @@ impl<T> Deref for Few<T> {
     fn deref(&self) -> &[T] {
         match self {
             Self::One(only) => std::slice::from_ref(only),
+            Self::Many(list) => list,
+        }
+    }
+}
+
+impl<T> DerefMut for Few<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match self {
+            Self::One(only) => std::slice::from_mut(only),
             Self::Many(list) => list,
         }
     }
