@@ -89,7 +89,8 @@ impl World {
         let leased = held.record.lease.millis > 0;
         let right = match found {
             Some(found) => held.is_alive() && *found.attributes == *held.record.attributes || leased && !held.is_alive(),
-            None => !held.is_alive() || leased,
+            // Who has removed it says so, even if nobody who holds it has heard of that, and all that had are gone.
+            None => !held.is_alive() || leased || self.oracle.knew_dead(pid, key, held.record.birth),
         };
         if right { Ok(()) } else { Err(format!("{pid:?} found {found:?} where {held:?} is held")) }
     }

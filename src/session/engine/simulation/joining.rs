@@ -30,7 +30,10 @@ impl Oracle {
                 let has = |process: &Process| process.engine.table.get(key).is_some_and(|held| write.is_in(&held.record));
                 // Who was one of the holders and has not handed over all of it yet speaks for a slot as well.
                 let speaks = |other: &Process| complete(other) || other.engine.slots[usize::from(slot)].former;
-                let known = |other: &Process| engine.peers.phase_of(&other.member) == Some(Phase::Ready);
+                // Who has only come itself may have got it after it was asked.
+                let known = |other: &Process| {
+                    engine.peers.phase_of(&other.member) == Some(Phase::Ready) && other.since + SETTLE < joiner.since
+                };
                 let given = others().any(|other| holds(other) && known(other)) && others().filter(|other| speaks(other)).all(has);
                 if given && !has(joiner) {
                     let held = engine.table.get(key).map(|held| &held.record);

@@ -56,7 +56,7 @@ pub(super) struct Oracle {
     /// What each process let go of, and to whom it belonged then.
     handed: BTreeMap<(Pid, Key), Vec<Handed>>,
     /// The latest death of a key that a process has known of.
-    pub(super) floors: BTreeMap<(Pid, Key), Version>,
+    floors: BTreeMap<(Pid, Key), Version>,
     /// Lost writes that were reported.
     reported: BTreeSet<(Key, Version)>,
     tickets: BTreeMap<(Pid, Ticket), (Kind, Duration)>,
@@ -194,6 +194,11 @@ impl Oracle {
     /// Whether a later incarnation was made.
     fn was_replaced(&self, key: &Key, birth: Version) -> bool {
         self.writes.get(key).is_some_and(|writes| writes.iter().any(|write| write.mark == Mark::Birth && write.birth > birth))
+    }
+
+    /// Whether a process has known an incarnation to be dead.
+    pub(super) fn knew_dead(&self, pid: Pid, key: &Key, birth: Version) -> bool {
+        self.floors.get(&(pid, key.clone())).is_some_and(|floor| *floor >= birth)
     }
 
     /// Whether a removal is known.

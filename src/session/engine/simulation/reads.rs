@@ -25,8 +25,8 @@ impl Oracle {
                 return Err(format!("{pid:?} read a dead entry: {record:?}"));
             }
             self.are_known(record).map_err(|what| format!("{pid:?} read {}: {what}", name(key)))?;
-            if let Some(floor) = self.floors.get(&(pid, key.clone())).filter(|floor| record.birth <= **floor) {
-                return Err(format!("{pid:?} read {} which it knew to be dead since {floor}: {record:?}", name(key)));
+            if self.knew_dead(pid, key, record.birth) {
+                return Err(format!("{pid:?} read {} which it knew to be dead: {record:?}", name(key)));
             }
         }
         let Some(process) = running(nodes, pid) else { return Ok(()) };
