@@ -7,6 +7,7 @@ mod ending;
 mod joining;
 mod letting_go;
 mod reading;
+mod remembering;
 mod renaming;
 mod swapping;
 
@@ -51,6 +52,24 @@ fn holder(group: &Group, asked: usize, key: &[u8], rank: usize) -> usize {
 
 fn holders_of(group: &Group, key: &[u8]) -> usize {
     group.nodes.iter().filter(|node| node.engine.as_ref().is_some_and(|engine| engine.peek(key).is_some())).count()
+}
+
+/// A member of three that does not hold this key, which member 0 owns.
+fn stranger(group: &Group, key: &[u8]) -> usize {
+    let backup = holder(group, 0, key, 1);
+    3 - backup
+}
+
+/// Reads what is held elsewhere.
+fn read(group: &mut Group, node: usize, key: &[u8]) -> Arc<Record> {
+    let Get::Asking(_) = group.get(node, key) else { panic!("it is not here") };
+    group.settle();
+    let (_, found) = group.nodes[node].fetched.pop().expect("a holder has answered");
+    found.expect("it knows").expect("the entry is alive")
+}
+
+fn write(read: &Arc<Record>, name: &str, value: &'static str) -> Change {
+    Change::Update { read: Arc::clone(read), lease: None, attributes: vec![(name.into(), Some(value.into()))] }
 }
 
 fn decoded(packet: &Packet) -> Option<Message> {

@@ -190,24 +190,17 @@ fn reader_without_room() -> (Group, [u8; 4], usize) {
     (group, key, full)
 }
 
-fn read_elsewhere(group: &mut Group, node: usize, key: &[u8]) -> Arc<Record> {
-    let Get::Asking(_) = group.get(node, key) else { panic!("it is not here") };
-    group.settle();
-    let (_, found) = group.nodes[node].fetched.pop().expect("a holder has answered");
-    found.expect("it knows").expect("the entry is alive")
-}
-
 #[test]
 fn what_finds_no_room_beside_an_older_copy_is_read_all_the_same() {
     let (mut group, key, full) = reader_without_room();
-    let old = read_elsewhere(&mut group, full, &key);
+    let old = read(&mut group, full, &key);
     group.with(full, |engine, now| {
         engine.at(now);
         engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
     });
     group.set(0, &key, "n", "a longer value");
     group.settle();
-    let found = read_elsewhere(&mut group, full, &key);
+    let found = read(&mut group, full, &key);
     assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"a longer value"[..]));
     assert!(group.engine(full).table.bytes() < old.size() + 200, "no more is held for it");
 }
@@ -215,7 +208,7 @@ fn what_finds_no_room_beside_an_older_copy_is_read_all_the_same() {
 #[test]
 fn a_change_that_is_refused_leaves_nothing_of_what_was_read() {
     let (mut group, key, full) = reader_without_room();
-    let read = read_elsewhere(&mut group, full, &key);
+    let read = read(&mut group, full, &key);
     let change = |read: &Arc<Record>| Change::Update {
         read: Arc::clone(read),
         lease: None,
@@ -243,7 +236,7 @@ fn who_is_given_an_entry_that_is_overdue_only_here_keeps_it_alive() {
     group.run_for(SECOND * 9 / 2);
     // The owner was the last to access it. Others are told late of accesses, and take it for alive for longer.
     let stranger = (1..5).find(|node| group.engine(*node).peek(&key).is_none()).expect("three do not hold it");
-    read_elsewhere(&mut group, stranger, &key);
+    read(&mut group, stranger, &key);
     group.run_for(SECOND * 3);
     assert!(matches!(group.get(0, &key), Get::Here(_)), "that was an access");
 }
