@@ -11,7 +11,7 @@ use super::super::change::Refusal;
 use super::super::commit::Committed;
 use super::super::record::{Death, Name, Record};
 use super::super::seen::Seen;
-use super::super::table::{Key, slot_of};
+use super::super::table::{Held, Key, slot_of};
 use super::super::version::Version;
 use super::super::{Event, Ticket, What};
 use super::coverage::{Coverage, Fault};
@@ -257,7 +257,15 @@ impl Oracle {
         }
         for (key, record) in &engine.handover.gone {
             let holders = engine.placement.holding(slot_of(key)).filter(|holder| **holder != process.member);
-            let to: Vec<_> = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
+            let mut to: Vec<_> = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
+            if self.capped {
+                // What was only looked at, a holder without room may never have had: those that have it must keep it.
+                let all_of_it = |held: &Held| !Record::clone(&held.record).merge(Record::clone(record)).changed;
+                let has = |to: &Pid| running(nodes, *to).and_then(|there| there.engine.table.get(key)).is_some_and(all_of_it);
+                if to.iter().any(has) {
+                    to.retain(has);
+                }
+            }
             trace.tell(|| format!("{now:?} {pid:?} lets go of {} to {to:?}: {record:?}", name(key)));
             self.handed.entry((pid, key.clone())).or_default().push((Arc::clone(record), to));
         }
