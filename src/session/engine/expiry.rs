@@ -88,6 +88,16 @@ impl Engine {
         touched
     }
 
+    /// Stamps the accesses to a slot's entries that nobody was told of: whoever is given these entries now is told of them as well.
+    pub(super) fn stamp_accesses(&mut self, slot: SlotId) {
+        let leased = self.table.slot(slot).iter().filter(|(_, held)| held.is_alive() && held.record.lease.millis > 0);
+        let untold = leased.filter(|(_, held)| held.accessed_here && held.accessed > held.told());
+        let untold: Vec<Key> = untold.map(|(key, _)| key.clone()).collect();
+        for key in &untold {
+            self.touch(key);
+        }
+    }
+
     /// A dead entry whose lease was this is remembered from now on.
     pub(super) fn remember_dead(&mut self, key: &[u8], lease_millis: u64) {
         let keep_until = self.millis() + self.memory_of_dead(lease_millis);

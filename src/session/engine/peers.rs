@@ -363,8 +363,9 @@ impl Engine {
             state.differs_since = None;
             if held {
                 self.transfer_dropped(slot);
-                // As a holder it was counted on.
+                // As a holder it was counted on, and told the others of accesses now and then.
                 self.slot_counted_on(slot);
+                self.stamp_accesses(slot);
             }
         }
         if self.others_mask(slot) == 0 {

@@ -173,6 +173,8 @@ impl World {
                 self.happen_now(Happening::Resume { node });
             }
         }
+        // Nobody comes when all are taken to be there.
+        self.start_no_more();
         if self.up().is_empty() || self.chance.percent(50) {
             for node in 0..self.nodes.len() {
                 if self.nodes[node].process.is_none() {

@@ -170,6 +170,11 @@ impl World {
         self.queue.push(Reverse(Scheduled { at: self.now + after, order: self.order, what }));
     }
 
+    /// Forgets what was to be started later.
+    pub(super) fn start_no_more(&mut self) {
+        self.queue.retain(|Reverse(scheduled)| !matches!(scheduled.what, Happening::Start { .. }));
+    }
+
     /// The nodes where a process runs, paused or not.
     pub(super) fn up(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].process.is_some()).collect()

@@ -161,6 +161,30 @@ fn an_entry_expires_once_although_its_owner_was_not_told_of_the_last_access() {
 }
 
 #[test]
+fn who_holds_an_entry_no_longer_has_told_of_its_last_use() {
+    let mut group = Group::ready(2, &brisk());
+    let keys: Vec<_> = (0..60).map(key).collect();
+    for key in &keys {
+        assert!(group.commit(0, key, leased(SECOND * 8), Want::None).is_ok());
+    }
+    group.run_for(SECOND);
+    for key in &keys {
+        assert!(matches!(group.get(1, key), Get::Here(_)), "so soon after its creation nobody is told");
+    }
+    let joiner = group.join(brisk());
+    group.run_for(SECOND * 3);
+    let moved = keys.iter().filter(|key| group.engine(1).placement.rank(slot_of(*key), group.engine(1).local()).is_none());
+    let moved: Vec<_> = moved.copied().collect();
+    assert!(moved.len() > 5, "{moved:?}");
+    for key in moved {
+        for holder in [0, joiner] {
+            let idle = group.with(holder, |engine, now| engine.idle(now, &key)).expect("it holds it");
+            assert!(idle <= SECOND * 3, "member {holder} has not heard of it for {idle:?}");
+        }
+    }
+}
+
+#[test]
 fn an_overdue_guest_is_handed_over_and_not_expired() {
     let mut group = Group::ready(2, &Config { copies: Copies::Backups(0), ..brisk() });
     let key = owned_by(&group, 0);
