@@ -309,7 +309,7 @@ impl Engine {
     }
 
     pub(super) fn receive_fetched(&mut self, from: &Member, request: u64, answer: Found) {
-        let meeting = self.is_meeting();
+        let meeting = self.is_meeting() || self.has_just_come(from);
         let Some(key) = self.fetches.asking.get(&request).map(|fetch| fetch.key.clone()) else { return };
         let behind = self.is_behind(&key);
         let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
@@ -376,7 +376,7 @@ impl Engine {
                 let found = self.found(&fetch.key, unkept.map(|entry| entry.record));
                 self.outputs.push_back(Output::Fetched(request, Ok(found)));
             }
-            // A holder that has everything: what is not there was let go of, or never was.
+            // A holder that has everything, and has been there for a while: what it lacks was let go of, or never was.
             Found::Absent if !meeting && !behind && self.placement.rank(slot_of(&key), from).is_some() => {
                 fetch.left.clear();
                 fetch.silent.clear();

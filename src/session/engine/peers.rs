@@ -212,6 +212,12 @@ impl Engine {
         self.peers.met.is_some_and(|at| self.millis() < at + MEETING)
     }
 
+    /// Whether a member has come into view a short while ago: it may not have seen yet who was there before it, and have nothing of what
+    /// they hold.
+    pub(super) fn has_just_come(&self, member: &Member) -> bool {
+        self.peers.known.get(&member.id()).is_some_and(|peer| self.millis() < peer.added + MEETING)
+    }
+
     /// How many copies this member keeps, as a hello tells it.
     fn copies_told(&self) -> u32 {
         match self.config.copies {

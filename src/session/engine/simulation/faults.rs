@@ -128,7 +128,7 @@ impl World {
 
     fn block(&mut self, from: usize, to: usize) {
         self.blocked.insert((from, to));
-        self.oracle.disturb(from, to, self.now);
+        self.oracle.cut(from, to, self.now);
         self.look_later(to, from);
     }
 
@@ -140,6 +140,7 @@ impl World {
     /// All ways are free again.
     pub(super) fn heal(&mut self) {
         self.trace.tell(|| format!("{:?} healed", self.now));
+        self.oracle.heal();
         for (from, to) in std::mem::take(&mut self.blocked) {
             self.oracle.disturb(from, to, self.now);
             self.look_later(to, from);

@@ -67,6 +67,8 @@ pub(super) struct Oracle {
     lapsed: BTreeSet<Key>,
     /// When two nodes could last not talk to each other.
     disturbed: BTreeMap<(usize, usize), Duration>,
+    /// Those that cannot now.
+    apart: BTreeSet<(usize, usize)>,
     /// When something other than a start or an end has last gone wrong anywhere.
     pub(super) rough: Duration,
     /// When all were last found equal.
@@ -110,6 +112,17 @@ impl Oracle {
         self.comes_or_goes(pid.node, now);
     }
 
+    /// Nothing gets from one to the other from now on.
+    pub(super) fn cut(&mut self, a: usize, b: usize, now: Duration) {
+        self.disturb(a, b, now);
+        self.apart.insert((a.min(b), a.max(b)));
+    }
+
+    /// All ways are free again.
+    pub(super) fn heal(&mut self) {
+        self.apart.clear();
+    }
+
     pub(super) fn disturb(&mut self, a: usize, b: usize, now: Duration) {
         self.looked(a, b, now);
         self.rough = now;
@@ -131,7 +144,8 @@ impl Oracle {
 
     /// Whether these two could talk to each other all the time since then.
     pub(super) fn talked(&self, a: usize, b: usize, since: Duration) -> bool {
-        self.disturbed.get(&(a.min(b), a.max(b))).is_none_or(|at| *at < since)
+        let pair = (a.min(b), a.max(b));
+        !self.apart.contains(&pair) && self.disturbed.get(&pair).is_none_or(|at| *at < since)
     }
 
     /// A client's write was made.

@@ -329,3 +329,24 @@ fn one_that_does_not_have_the_context_is_not_waited_for() {
     group.run_for(SECOND * 3);
     assert!(matches!(group.get(0, &[0xff; 16]), Get::Absent));
 }
+
+#[test]
+fn a_holder_that_has_just_come_and_not_seen_the_others_is_not_believed_that_an_entry_is_nowhere() {
+    let mut group = Group::ready(3, &backups(1));
+    (0..300).for_each(|number| group.create(0, &key(number), "n", "1"));
+    group.run_for(SECOND * 6);
+    // The joiner sees one member only, and takes what that one has for all there is.
+    group.shown_at_once = false;
+    let (reader, joiner) = (2, group.join(backups(1)));
+    group.show(reader, joiner);
+    group.run_for(SECOND);
+    assert_eq!(group.engine(joiner).phase(), Phase::Ready);
+    let (engine, other) = (group.engine(reader), group.engine(joiner));
+    let asked_first = |key: &[u8]| engine.placement.rank(slot_of(key), other.local()) == Some(0);
+    let keys = (0..300).map(key).filter(|key| asked_first(key) && engine.peek(key).is_none() && other.peek(key).is_none());
+    let keys: Vec<_> = keys.collect();
+    assert!(keys.len() > 5, "{keys:?}");
+    for key in keys {
+        assert!(read(&mut group, reader, &key).value("n").is_some());
+    }
+}

@@ -80,6 +80,8 @@ fn a_member_does_not_read_less_than_it_wrote() {
 #[test]
 fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
     let mut group = Group::ready(3, &backups(1));
+    // Of one who has just come nobody believes that an entry is nowhere.
+    group.run_for(SECOND * 6);
     let key = owned_by(&group, 0);
     let writer = stranger(&group, &key);
     group.create(writer, &key, "n", "1");
