@@ -75,7 +75,9 @@ impl Deed {
             What::Attribute(name, value) => {
                 let found = record.attribute(name);
                 let written = found.is_some_and(|it| it.version > version || it.version == version && it.value == *value);
-                record.birth > birth || record.end.death >= birth || record.birth == birth && (!record.is_alive() || written)
+                // What had expired lives on with what others had of it: what was let go of here does not come back from here.
+                let expired = !record.is_alive() || record.end.lapsed >= version.time;
+                record.birth > birth || record.end.death >= birth || record.birth == birth && (expired || written)
             }
         }
     }
