@@ -15,7 +15,8 @@ use crate::id::random_bytes;
 
 impl Session {
     /// Makes the changes everybody's: sends what changed to the members that hold the session, and waits as the
-    /// manager is [set to](super::ManagerBuilder::confirm). With nothing changed, no message is sent, and the receipt tells how things stand.
+    /// manager is [set to](crate::session::ManagerBuilder::confirm). With nothing changed, no message is sent, and the receipt tells how
+    /// things stand.
     ///
     /// The handle then shows the session as it is on this member, with what others have changed meanwhile.
     ///
@@ -55,7 +56,7 @@ impl Session {
     /// [`MessageDispatch`](crate::interceptors::MessageDispatch) says: 5 s at most, unless told otherwise. Nothing else bounds what is queued
     /// then. With the other modes it is not held up; there, whoever awaits the outcome is.
     ///
-    /// It reads nothing from a [store](super::ManagerBuilder::store). What others have changed since this handle was read, and what is in
+    /// It reads nothing from a [store](crate::session::ManagerBuilder::store). What others have changed since this handle was read, and what is in
     /// the store only, does not show in the handle then.
     pub fn start_commit(&mut self) -> Committing {
         self.start_commit_with(self.context.confirm())
@@ -181,7 +182,7 @@ impl Session {
     }
 
     /// As [`change_id`](Self::change_id), but does not wait; see [`start_commit`](Self::start_commit). The handle has the new id when this
-    /// returns, unless the change was refused. Unlike a commit, it blocks for a read of the [store](super::ManagerBuilder::store) where that
+    /// returns, unless the change was refused. Unlike a commit, it blocks for a read of the [store](crate::session::ManagerBuilder::store) where that
     /// alone has what others have changed since this handle was read.
     ///
     /// ```
