@@ -135,6 +135,7 @@ impl Engine {
         Ok(before)
     }
 
+    /// Changes attributes of a record that was [admitted](Self::admit_update).
     fn update(
         &mut self,
         key: &[u8],
@@ -192,7 +193,7 @@ impl Engine {
             record.attributes = Attributes::default();
         }
         record.seen.add(version);
-        written(version, attributes).iter().for_each(|attribute| record.put(attribute.clone()));
+        written(version, attributes).into_iter().for_each(|attribute| record.put(attribute));
         self.merge_here(&to, record);
         let buried = self.bury_as(key, version, before.lease.millis);
         self.event(key, What::Renamed(to.clone()), false);

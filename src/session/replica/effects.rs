@@ -44,7 +44,7 @@ pub(super) enum Told {
 
 /// What is to be done when the lock is free again.
 #[derive(Default)]
-pub(super) struct Collected {
+struct Collected {
     told: Vec<Told>,
     /// Whether the outbox has got something.
     sends: bool,
@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Takes what came out, under the lock: that keeps its order.
-    pub(super) fn collect(&self, state: &mut State, mut mine: Option<&mut Vec<Send>>) -> Collected {
+    fn collect(&self, state: &mut State, mut mine: Option<&mut Vec<Send>>) -> Collected {
         let mut out = Collected::default();
         let closed = self.closed.load(Ordering::Acquire);
         while let Some(output) = state.engine.poll_output() {
@@ -194,7 +194,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn send_told(&self, to: Few<Member>, body: Bytes, token: Token, more: SendOptions) {
+    fn send_told(&self, to: Few<Member>, body: Bytes, token: Token, more: SendOptions) {
         let sending = self.channel.send_with(to.iter().cloned(), body, SendOptions::SYNC_ACK | more);
         if let Some(shared) = self.me.upgrade() {
             sending.on_complete(move |outcome| shared.sent(token, &to, &outcome));
@@ -228,7 +228,7 @@ pub(super) fn is_stopped(error: &SendError) -> bool {
 }
 
 impl Lives {
-    pub(super) fn follow(&mut self, event: &Event) {
+    fn follow(&mut self, event: &Event) {
         if let What::Removed { age } | What::Expired { age } = event.what {
             self.ended += 1;
             self.total = self.total.saturating_add(age);

@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
         if self.bool()? { read(self).map(Some) } else { Ok(None) }
     }
 
-    /// A list whose items take at least so many bytes each.
+    /// As [`list`](Self::list), of what is nearly always one.
     fn few<T>(&mut self, least: usize, mut read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Few<T>> {
         match self.count(least)? {
             1 => read(self).map(Few::One),
@@ -228,11 +228,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A list whose items take at least so many bytes each.
     fn list<T>(&mut self, least: usize, read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Vec<T>> {
         let count = self.count(least)?;
         self.items(count, read)
     }
 
+    /// So many items, for which there are enough bytes.
     fn items<T>(&mut self, count: usize, mut read: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Vec<T>> {
         let mut list = Vec::with_capacity(count);
         for _ in 0..count {
