@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::busy_poll;
 use crate::message::Message;
 
 /// Settings of a [`TcpSender`](super::TcpSender); each has a default that fits a local network.
@@ -28,6 +29,7 @@ pub struct TcpSenderConfig {
     pub(super) idle_timeout: Duration,
     pub(super) keep_connected: bool,
     pub(super) max_probes: usize,
+    pub(super) busy_poll: Duration,
     pub(super) tcp_nodelay: bool,
     pub(super) so_keep_alive: Option<Duration>,
     pub(super) so_linger: Option<Duration>,
@@ -52,6 +54,7 @@ impl Default for TcpSenderConfig {
             idle_timeout: Duration::from_secs(60),
             keep_connected: true,
             max_probes: 64,
+            busy_poll: busy_poll::DEFAULT,
             tcp_nodelay: true,
             so_keep_alive: Some(Duration::from_secs(60)),
             so_linger: None,
@@ -169,6 +172,20 @@ impl TcpSenderConfig {
     #[must_use]
     pub fn max_probes(mut self, probes: usize) -> Self {
         self.max_probes = probes.max(1);
+        self
+    }
+
+    /// How long a thread that waits for an acknowledgement looks for it before it sleeps, giving the processor to others in between.
+    /// Default 20 µs; zero is not at all. Unix only: elsewhere such a thread sleeps at once.
+    ///
+    /// It makes a round trip on a local network about a third shorter, since nobody needs to be woken, for processor time that would
+    /// else have been idle. Where the last acknowledgements took longer, it looks at every sixteenth wait only. The other end has
+    /// [its own](super::TcpReceiverConfig::busy_poll).
+    ///
+    /// Tribes behaviour: a thread that waits always sleeps.
+    #[must_use]
+    pub fn busy_poll(mut self, limit: Duration) -> Self {
+        self.busy_poll = limit;
         self
     }
 

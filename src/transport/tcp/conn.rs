@@ -13,6 +13,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::acks::AckBuffer;
+use super::busy_poll::BusyPoll;
 use super::config::TcpSenderConfig;
 use super::link::Pending;
 
@@ -47,6 +48,7 @@ pub(super) struct Inbox {
     pub(super) acks: AckBuffer,
     /// Reused, so that settling allocates nothing.
     pub(super) settled: Vec<(Pending, bool)>,
+    busy_poll: BusyPoll,
 }
 
 /// Starts to open a connection; the socket becomes writable when that is decided.
@@ -99,12 +101,13 @@ fn in_progress(error: &io::Error) -> bool {
 
 impl Conn {
     /// Takes over a socket that is connected.
-    pub(super) fn new(socket: Socket) -> io::Result<Self> {
+    pub(super) fn new(socket: Socket, config: &TcpSenderConfig) -> io::Result<Self> {
         if CALLERS_READ {
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.set_nonblocking(false)?;
         }
-        Ok(Self { socket, inbox: Mutex::new(Inbox { acks: AckBuffer::new(), settled: Vec::new() }) })
+        let inbox = Inbox { acks: AckBuffer::new(), settled: Vec::new(), busy_poll: BusyPoll::new(config.busy_poll) };
+        Ok(Self { socket, inbox: Mutex::new(inbox) })
     }
 
     /// Writes what the socket takes at once.
@@ -123,26 +126,31 @@ impl Conn {
     }
 
     /// Waits for bytes as long as [`PATIENCE`]; 0 is the end of the stream.
-    pub(super) fn read_patiently(&self, space: &mut [u8]) -> io::Result<usize> {
-        self.read(space)
+    pub(super) fn read_patiently(&self, inbox: &mut Inbox) -> io::Result<usize> {
+        inbox.busy_poll.find(|| !matches!(self.peek(), Err(error) if would_wait(&error)));
+        self.read(inbox.acks.space())
     }
 
     /// Reads what is there. Only the reader may call it, or it could wait after all.
     pub(super) fn read_at_once(&self, space: &mut [u8]) -> io::Result<usize> {
-        if CALLERS_READ {
-            // Reading without waiting takes a flag, and with a flag the socket crate reads into uninitialised memory only: look
-            // first. Then reading cannot wait, because nobody else reads.
-            let mut one = [MaybeUninit::uninit(); 1];
-            loop {
-                match self.socket.recv_with_flags(&mut one, PEEK | DONT_WAIT.0) {
-                    Ok(0) => return Ok(0),
-                    Ok(_) => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+        if CALLERS_READ && self.peek()? == 0 {
+            return Ok(0);
         }
         self.read(space)
+    }
+
+    /// Looks whether there is something to read, and does not wait for it; 0 is the end of the stream.
+    ///
+    /// Reading without waiting takes a flag, and with a flag the socket crate reads into uninitialised memory only: so who does not
+    /// want to wait looks first. Then reading cannot wait, because nobody else reads.
+    fn peek(&self) -> io::Result<usize> {
+        let mut one = [MaybeUninit::uninit(); 1];
+        loop {
+            match self.socket.recv_with_flags(&mut one, PEEK | DONT_WAIT.0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
     /// Writes nothing more: the peer reads what was written, and then the end.

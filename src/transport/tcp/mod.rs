@@ -1,6 +1,7 @@
 //! The TCP transport: non-blocking, few threads, a window of frames in flight, callers that write and read for themselves.
 
 mod acks;
+mod busy_poll;
 mod config;
 mod conn;
 mod link;

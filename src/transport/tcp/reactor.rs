@@ -365,7 +365,7 @@ impl Reactor {
         let Opening::Connecting(socket) = &registered.state else { return };
         let conn = match conn::opened(socket) {
             None => return,
-            Some(Ok(())) => socket.try_clone().and_then(Conn::new),
+            Some(Ok(())) => socket.try_clone().and_then(|socket| Conn::new(socket, &self.core.config)),
             Some(Err(error)) => Err(error),
         };
         match conn {

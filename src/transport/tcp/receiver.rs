@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crew::Crew;
 
+use super::busy_poll;
 use crate::transport::{Listening, MessageSink, Receiver, ReceiverStats};
 
 /// Receives messages over TCP.
@@ -122,6 +123,7 @@ pub struct TcpReceiverConfig {
     max_buffered: usize,
     stall_timeout: Duration,
     idle_timeout: Option<Duration>,
+    busy_poll: Duration,
     receive_buffer: Option<usize>,
     send_buffer: Option<usize>,
     tcp_nodelay: bool,
@@ -140,6 +142,7 @@ impl Default for TcpReceiverConfig {
             max_buffered: 512 * 1024 * 1024,
             stall_timeout: Duration::from_secs(30),
             idle_timeout: None,
+            busy_poll: busy_poll::DEFAULT,
             receive_buffer: None,
             send_buffer: None,
             tcp_nodelay: true,
@@ -211,6 +214,16 @@ impl TcpReceiverConfig {
     /// How long nothing at all may come before the connection is closed; `None`: for ever, as in Tribes.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = timeout.into();
+        self
+    }
+
+    /// How long a thread looks for what comes before it sleeps, giving the processor to others in between. Default 20 µs; zero is not at
+    /// all.
+    ///
+    /// It makes a round trip on a local network shorter, see [the sender's](super::TcpSenderConfig::busy_poll). Where nothing came in
+    /// time lately, it looks at every sixteenth wait only: a quiet receiver sleeps.
+    pub fn busy_poll(mut self, limit: Duration) -> Self {
+        self.busy_poll = limit;
         self
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, PoisonError};
 
-use super::super::conn::{self, Conn};
+use super::super::conn::{self, Conn, Inbox};
 use super::super::link::Loss;
 use super::{BATCHES, Peer, State};
 use crate::clock;
@@ -111,7 +111,7 @@ impl Peer {
             conn
         };
         loop {
-            match self.read(&conn, Conn::read_at_once) {
+            match self.read(&conn, |conn, inbox| conn.read_at_once(inbox.acks.space())) {
                 Ok(()) => {}
                 Err(error) if conn::would_wait(&error) => break,
                 Err(error) => {
@@ -130,11 +130,11 @@ impl Peer {
     pub(super) fn read(
         self: &Arc<Self>,
         conn: &Arc<Conn>,
-        read: impl FnOnce(&Conn, &mut [u8]) -> io::Result<usize>,
+        read: impl FnOnce(&Conn, &mut Inbox) -> io::Result<usize>,
     ) -> io::Result<()> {
         let mut inbox = conn.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let inbox = &mut *inbox;
-        let count = read(conn, inbox.acks.space())?;
+        let count = read(conn, inbox)?;
         if count == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use super::super::busy_poll::BusyPoll;
 use super::answers::Answers;
 use super::connection::{Bench, Connection, Ending, Next, Signals};
 use super::memory::Memory;
@@ -114,6 +115,7 @@ struct Desk {
 struct Poller {
     poll: Poll,
     events: Events,
+    busy_poll: BusyPoll,
 }
 
 /// A connection as the desk knows it.
@@ -142,7 +144,11 @@ impl Crew {
         let waker = Waker::new(&registry, Token(WAKER))?;
         registry.register(&mut listener, Token(LISTENER), Interest::READABLE)?;
         let desk = Desk {
-            poller: Some(Box::new(Poller { poll, events: Events::with_capacity(256) })),
+            poller: Some(Box::new(Poller {
+                poll,
+                events: Events::with_capacity(256),
+                busy_poll: BusyPoll::new(config.busy_poll),
+            })),
             ready: VecDeque::new(),
             round: 0,
             links: HashMap::default(),
@@ -324,7 +330,11 @@ impl Crew {
         let timeout =
             if desk.ready.is_empty() { due.map(|due| due.saturating_duration_since(clock::now())) } else { Some(Duration::ZERO) };
         drop(desk);
-        if let Err(error) = poller.poll.poll(&mut poller.events, timeout)
+        let Poller { poll, events, busy_poll } = &mut *poller;
+        let may_sleep = timeout != Some(Duration::ZERO);
+        let found = may_sleep && busy_poll.find(|| poll.poll(events, Some(Duration::ZERO)).is_ok() && !events.is_empty());
+        if !found
+            && let Err(error) = poll.poll(events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
         {
             log::error!(target: "tribes::tcp", "waiting for connections failed: {error}");
