@@ -56,6 +56,7 @@ impl BusyPoll {
     }
 
     fn ended(&mut self, found: bool) {
+        // A count that has run over is not zero again, which would be a success.
         self.misses = if found { 0 } else { self.misses.wrapping_add(1).max(1) };
     }
 }

@@ -125,9 +125,11 @@ impl Conn {
         }
     }
 
-    /// Waits for bytes as long as [`PATIENCE`]; 0 is the end of the stream.
-    pub(super) fn read_patiently(&self, inbox: &mut Inbox) -> io::Result<usize> {
-        inbox.busy_poll.find(|| !matches!(self.peek(), Err(error) if would_wait(&error)));
+    /// Waits for bytes as long as [`PATIENCE`]; if `busy`, it looks for them before it sleeps. 0 is the end of the stream.
+    pub(super) fn read_patiently(&self, inbox: &mut Inbox, busy: bool) -> io::Result<usize> {
+        if busy {
+            inbox.busy_poll.find(|| !matches!(self.peek(), Err(error) if would_wait(&error)));
+        }
         self.read(inbox.acks.space())
     }
 

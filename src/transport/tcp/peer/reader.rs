@@ -25,7 +25,7 @@ pub(in crate::transport::tcp) enum Led {
 impl Peer {
     /// Reads acknowledgements on behalf of a send, if nobody else does.
     pub(in crate::transport::tcp) fn lead(self: &Arc<Self>, sending: &Sending) -> Led {
-        let conn = {
+        let (conn, crowded) = {
             let mut state = self.lock();
             let Some(conn) = state.conn.clone() else { return Led::Nothing };
             if !state.link.owes(sending) {
@@ -36,11 +36,12 @@ impl Peer {
             }
             state.reading = true;
             state.callers_read = true;
-            conn
+            // In a crowd others have something better to do with the processor.
+            (conn, !state.followers.is_empty())
         };
         let mut led = Led::Read;
         loop {
-            match self.read(&conn, Conn::read_patiently) {
+            match self.read(&conn, |conn, inbox| conn.read_patiently(inbox, !crowded)) {
                 Ok(()) => {}
                 Err(error) if conn::would_wait(&error) => {
                     led = Led::Impatient;
