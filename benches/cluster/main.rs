@@ -30,11 +30,12 @@ use node::{Problem, now};
 use side::{Launcher, Pin, Side};
 use traffic::CASES;
 
-const USAGE: &str = "usage: cluster [--smoke] [--case NAME]... [--rounds N] [--no-java] [--pin same|split]
+const USAGE: &str = "usage: cluster [--smoke] [--case NAME]... [--rounds N] [--no-java] [--no-busy-poll] [--pin same|split]
   --smoke        few messages, one round: checks that everything works
   --case NAME    only the cases whose name begins so; may be repeated
   --rounds N     rounds of each case, 5 unless told
   --no-java      without the real Tribes
+  --no-busy-poll our threads sleep at once when they wait for the network, as the others' do
   --pin WHICH    same: all nodes on one processor; split: sources on one, the rest on another (needs taskset)
 Without --bench, which `cargo bench` adds, it is a smoke run: so does `cargo test --benches`.";
 
@@ -57,6 +58,7 @@ struct Arguments {
     bench: bool,
     smoke: bool,
     java: bool,
+    busy_poll: bool,
     rounds: usize,
     pin: Pin,
     cases: Vec<String>,
@@ -94,7 +96,8 @@ fn be_node(side: &str, role: &str, flags: &role::Flags<'_>) -> Result<(), Proble
 }
 
 fn parse(words: &[String]) -> Result<Arguments, Problem> {
-    let mut arguments = Arguments { bench: false, smoke: false, java: true, rounds: 5, pin: Pin::Free, cases: Vec::new() };
+    let mut arguments =
+        Arguments { bench: false, smoke: false, java: true, busy_poll: true, rounds: 5, pin: Pin::Free, cases: Vec::new() };
     let mut words = words.iter().map(String::as_str);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
@@ -102,6 +105,7 @@ fn parse(words: &[String]) -> Result<Arguments, Problem> {
             "--bench" => arguments.bench = true,
             "--smoke" => arguments.smoke = true,
             "--no-java" => arguments.java = false,
+            "--no-busy-poll" => arguments.busy_poll = false,
             "--rounds" => arguments.rounds = value()?.parse().map_err(|_| "--rounds wants a number")?,
             "--case" => arguments.cases.push(value()?.to_owned()),
             "--pin" => {
@@ -130,7 +134,7 @@ fn parse(words: &[String]) -> Result<Arguments, Problem> {
 fn run(arguments: Arguments) -> Result<bool, Problem> {
     let start = now();
     let plan = Plan {
-        launcher: Launcher::new(arguments.java, arguments.pin),
+        launcher: Launcher::new(arguments.java, arguments.pin, arguments.busy_poll),
         smoke: arguments.smoke,
         rounds: if arguments.smoke { 1 } else { arguments.rounds },
         patience: Duration::from_secs(if arguments.smoke { 20 } else { 90 }),

@@ -6,14 +6,14 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tribes::interceptors::MessageDispatch;
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::stack::{Event, StackBuilder};
 use tribes::transport::blocking::{BlockingReceiver, BlockingReceiverConfig, BlockingSender, BlockingSenderConfig};
-use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::{ChannelBuilder, GroupChannel, Member, Message, Parts, SendError, SendOptions, Sending, UniqueId, wire};
 
 use crate::node::{Problem, epoch_millis, now};
@@ -36,7 +36,11 @@ fn builder(flags: &Flags<'_>, blocking: bool) -> Result<ChannelBuilder, Problem>
         let receiver = BlockingReceiver::new(BlockingReceiverConfig::default().bind(listen));
         builder.receiver(receiver).sender(BlockingSender::new(BlockingSenderConfig::default()))
     } else {
-        builder.receiver(TcpReceiver::new(TcpReceiverConfig::default().bind(listen)))
+        let (mut receiver, mut sender) = (TcpReceiverConfig::default().bind(listen), TcpSenderConfig::default());
+        if flags.has("--no-busy-poll") {
+            (receiver, sender) = (receiver.busy_poll(Duration::ZERO), sender.busy_poll(Duration::ZERO));
+        }
+        builder.receiver(TcpReceiver::new(receiver)).sender(TcpSender::new(sender))
     })
 }
 

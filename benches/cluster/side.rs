@@ -44,6 +44,7 @@ impl Side {
 pub(crate) struct Launcher {
     classpath: Option<String>,
     pin: Pin,
+    busy_poll: bool,
 }
 
 /// Which processors the nodes may use.
@@ -57,7 +58,7 @@ pub(crate) enum Pin {
 }
 
 impl Launcher {
-    pub(crate) fn new(java: bool, pin: Pin) -> Self {
+    pub(crate) fn new(java: bool, pin: Pin, busy_poll: bool) -> Self {
         let classpath = match java.then(|| java::compile("TribesBench")) {
             None => None,
             Some(Ok(classpath)) => Some(classpath),
@@ -66,7 +67,7 @@ impl Launcher {
                 None
             }
         };
-        Self { classpath, pin }
+        Self { classpath, pin, busy_poll }
     }
 
     pub(crate) fn has(&self, side: Side) -> bool {
@@ -97,6 +98,9 @@ impl Launcher {
         // Tribes would advertise port 0.
         words.extend(["--listen".to_owned(), format!("127.0.0.1:{}", if side == Side::Tribes { free_port()? } else { 0 })]);
         words.extend_from_slice(flags);
+        if side == Side::Ours && !self.busy_poll {
+            words.push("--no-busy-poll".to_owned());
+        }
         let name = format!("{} {role} {number}", side.title());
         let (program, arguments) = words.split_first().expect("there is a program");
         Node::spawn(name.clone(), Command::new(program).args(arguments)).map_err(|problem| format!("{name}: {problem}").into())

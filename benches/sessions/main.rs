@@ -44,12 +44,13 @@ use node::{Problem, now};
 use side::{Launcher, Side};
 use table::Row;
 
-const USAGE: &str = "usage: sessions [--smoke] [--case NAME]... [--rounds N] [--no-java] [--no-redis]
+const USAGE: &str = "usage: sessions [--smoke] [--case NAME]... [--rounds N] [--no-java] [--no-busy-poll] [--no-redis]
   --smoke        few sessions, one round: checks that everything works
   --case NAME    only the cases whose name begins so; may be repeated
   --rounds N     rounds of each case, 5 unless told; cases that take long have at most 3
   --no-java      without the maps of Tribes
   --no-redis     without Redis
+  --no-busy-poll our threads sleep at once when they wait for the network, as the others' do
 Without --bench, which `cargo bench` adds, it is a smoke run: so does `cargo test --benches`.";
 
 /// What to run.
@@ -95,6 +96,7 @@ struct Arguments {
     bench: bool,
     smoke: bool,
     java: bool,
+    busy_poll: bool,
     redis: bool,
     rounds: usize,
     cases: Vec<String>,
@@ -132,7 +134,8 @@ fn be_node(side: &str, role: &str, flags: &role::Flags<'_>) -> Result<(), Proble
 }
 
 fn parse(words: &[String]) -> Result<Arguments, Problem> {
-    let mut arguments = Arguments { bench: false, smoke: false, java: true, redis: true, rounds: 5, cases: Vec::new() };
+    let mut arguments =
+        Arguments { bench: false, smoke: false, java: true, busy_poll: true, redis: true, rounds: 5, cases: Vec::new() };
     let mut words = words.iter().map(String::as_str);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
@@ -140,6 +143,7 @@ fn parse(words: &[String]) -> Result<Arguments, Problem> {
             "--bench" => arguments.bench = true,
             "--smoke" => arguments.smoke = true,
             "--no-java" => arguments.java = false,
+            "--no-busy-poll" => arguments.busy_poll = false,
             "--no-redis" => arguments.redis = false,
             "--rounds" => arguments.rounds = value()?.parse().map_err(|_| "--rounds wants a number")?,
             "--case" => arguments.cases.push(value()?.to_owned()),
@@ -162,7 +166,7 @@ fn parse(words: &[String]) -> Result<Arguments, Problem> {
 fn run(arguments: Arguments) -> Result<bool, Problem> {
     let start = now();
     let plan = Plan {
-        launcher: Launcher::new(arguments.java, arguments.redis),
+        launcher: Launcher::new(arguments.java, arguments.redis, arguments.busy_poll),
         smoke: arguments.smoke,
         rounds: if arguments.smoke { 1 } else { arguments.rounds },
         patience: Duration::from_secs(if arguments.smoke { 30 } else { 120 }),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tribes::membership::memory::Hub;
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::session::{BackupManager, DeltaManager, Manager, ManagerBuilder, SessionId};
-use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig};
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::{ChannelBuilder, GroupChannel};
 
 use crate::load::{self, Until, value};
@@ -32,8 +32,12 @@ pub(crate) fn run(role: &str, flags: &Flags<'_>) -> Result<(), Problem> {
     }
 }
 
-fn channel(listen: &str) -> Result<ChannelBuilder, Problem> {
-    Ok(GroupChannel::builder().receiver(TcpReceiver::new(TcpReceiverConfig::default().bind(listen.parse()?))))
+fn channel(listen: &str, busy_poll: bool) -> Result<ChannelBuilder, Problem> {
+    let (mut receiver, mut sender) = (TcpReceiverConfig::default().bind(listen.parse()?), TcpSenderConfig::default());
+    if !busy_poll {
+        (receiver, sender) = (receiver.busy_poll(Duration::ZERO), sender.busy_poll(Duration::ZERO));
+    }
+    Ok(GroupChannel::builder().receiver(TcpReceiver::new(receiver)).sender(TcpSender::new(sender)))
 }
 
 // ---- member
@@ -51,7 +55,7 @@ fn member<K: 'static>(flags: &Flags<'_>, builder: impl Fn() -> ManagerBuilder<K>
     let group = flags.one("--group").ok_or("a member needs --group")?.parse()?;
     let config = MulticastConfig::default().group(group).interface(Ipv4Addr::LOCALHOST);
     let listen = flags.one("--listen").unwrap_or("127.0.0.1:0");
-    let channel = channel(listen)?.membership(Multicast::new(config)).start()?;
+    let channel = channel(listen, !flags.has("--no-busy-poll"))?.membership(Multicast::new(config)).start()?;
     print!({"event": "waiting"});
     let mut member = None;
     commands(|command| {
@@ -172,7 +176,7 @@ fn commit<K>(manager: &Manager<K>, ids: &[SessionId], threads: usize, size: usiz
 fn messages(flags: &Flags<'_>) -> Result<(), Problem> {
     let members: usize = flags.number("--members", 2)?;
     let hub = Hub::new();
-    let channels = (0..members).map(|_| Ok(channel("127.0.0.1:0")?.membership(hub.membership()).start()?));
+    let channels = (0..members).map(|_| Ok(channel("127.0.0.1:0", true)?.membership(hub.membership()).start()?));
     let channels = channels.collect::<Result<Vec<_>, Problem>>()?;
     let managers = managers(&channels)?;
     let mut ids = Vec::new();
@@ -220,7 +224,7 @@ fn bytes() -> Result<(), Problem> {
     for _ in 0..2 {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let proxy = Proxy::start(listen)?;
-        let builder = channel(&listen.to_string())?.membership(hub.membership()).advertise(proxy.address());
+        let builder = channel(&listen.to_string(), true)?.membership(hub.membership()).advertise(proxy.address());
         channels.push(builder.start()?);
         proxies.push(proxy);
     }

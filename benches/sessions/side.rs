@@ -49,10 +49,11 @@ impl Side {
 pub(crate) struct Launcher {
     classpath: Option<String>,
     redis: bool,
+    busy_poll: bool,
 }
 
 impl Launcher {
-    pub(crate) fn new(java: bool, redis: bool) -> Self {
+    pub(crate) fn new(java: bool, redis: bool, busy_poll: bool) -> Self {
         let classpath = match java.then(|| java::compile("MapsBench")) {
             None => None,
             Some(Ok(classpath)) => Some(classpath),
@@ -65,7 +66,7 @@ impl Launcher {
         if redis && !installed {
             eprintln!("SKIPPED, Redis: there is no redis-server; Debian's package of this name holds it");
         }
-        Self { classpath, redis: installed }
+        Self { classpath, redis: installed, busy_poll }
     }
 
     pub(crate) fn has(&self, side: Side) -> bool {
@@ -93,6 +94,9 @@ impl Launcher {
             }
         };
         command.args(["--listen", &format!("127.0.0.1:{port}")]).args(flags);
+        if side == Side::Ours && !self.busy_poll {
+            command.arg("--no-busy-poll");
+        }
         let name = format!("{} {role} {number}", side.title());
         Node::spawn(name.clone(), &mut command).map_err(|problem| format!("{name}: {problem}").into())
     }
