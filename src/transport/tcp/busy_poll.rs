@@ -12,6 +12,9 @@ use crate::clock;
 /// The default of what is spent on looking before a thread sleeps.
 pub(super) const DEFAULT: Duration = Duration::from_micros(20);
 
+/// More than this is never spent: a thread that waits has others to look after, and its own end.
+const MAX: Duration = Duration::from_millis(1);
+
 /// So many waits in a row that looking did not shorten show that it is in vain.
 const IN_VAIN: u32 = 4;
 /// Then every so many waits it is tried again.
@@ -26,9 +29,9 @@ pub(super) struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Looks for at most `limit` at a time; not at all if that is zero.
+    /// Looks for at most `limit` at a time, or [`MAX`]; not at all if that is zero.
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, misses: 0 }
+        Self { limit: limit.min(MAX), misses: 0 }
     }
 
     /// Looks until there is something, or for as long as it may; returns whether there is.
@@ -65,7 +68,10 @@ impl BusyPoll {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(3600);
+    /// However busy the machine is.
+    fn unhurried() -> BusyPoll {
+        BusyPoll { limit: Duration::from_secs(3600), misses: 0 }
+    }
 
     /// Waits in vain; returns at which of so many waits it looked.
     fn tries(poll: &mut BusyPoll, waits: u32) -> Vec<u32> {
@@ -84,7 +90,7 @@ mod tests {
 
     #[test]
     fn what_comes_while_it_looks_is_found() {
-        let mut poll = BusyPoll::new(LONG);
+        let mut poll = unhurried();
         let mut looks = 0;
         assert!(poll.find(|| {
             looks += 1;
@@ -95,15 +101,15 @@ mod tests {
 
     #[test]
     fn where_looking_is_in_vain_it_is_rare() {
-        let mut poll = BusyPoll::new(LONG);
+        let mut poll = BusyPoll::new(MAX);
         assert_eq!(tries(&mut poll, 50), [0, 1, 2, 3, 16, 32, 48]);
     }
 
     #[test]
     fn one_success_makes_it_worthwhile_again() {
-        let mut poll = BusyPoll::new(LONG);
+        let mut poll = BusyPoll::new(MAX);
         assert_eq!(tries(&mut poll, 16), [0, 1, 2, 3]);
-        poll.limit = LONG;
+        poll.limit = MAX;
         assert!(poll.find(|| true), "the time to try has come");
         assert_eq!(tries(&mut poll, 6), [0, 1, 2, 3]);
     }

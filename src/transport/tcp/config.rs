@@ -176,7 +176,7 @@ impl TcpSenderConfig {
     }
 
     /// How long a thread that waits for an acknowledgement looks for it before it sleeps, giving the processor to others in between.
-    /// Default 20 µs; zero is not at all. Unix only: elsewhere such a thread sleeps at once.
+    /// Default 20 µs, at most 1 ms; zero is not at all. Unix only: elsewhere such a thread sleeps at once.
     ///
     /// It makes a round trip on a local network about a third shorter, since nobody needs to be woken, for processor time that would
     /// else have been idle. Where the last acknowledgements took longer, it looks at every sixteenth wait only. The other end has

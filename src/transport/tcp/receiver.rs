@@ -217,8 +217,8 @@ impl TcpReceiverConfig {
         self
     }
 
-    /// How long a thread looks for what comes before it sleeps, giving the processor to others in between. Default 20 µs; zero is not at
-    /// all.
+    /// How long a thread looks for what comes before it sleeps, giving the processor to others in between. Default 20 µs, at most
+    /// 1 ms; zero is not at all.
     ///
     /// It makes a round trip on a local network shorter, see [the sender's](super::TcpSenderConfig::busy_poll). Where nothing came in
     /// time lately, it looks at every sixteenth wait only: a quiet receiver sleeps.
