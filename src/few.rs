@@ -47,6 +47,8 @@ impl<T: PartialEq> PartialEq for Few<T> {
     }
 }
 
+impl<T: Eq> Eq for Few<T> {}
+
 impl<T> From<T> for Few<T> {
     fn from(only: T) -> Self {
         Self::One(only)

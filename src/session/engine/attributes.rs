@@ -3,37 +3,28 @@
 use std::ops::{Deref, DerefMut};
 
 use super::record::Attribute;
+use crate::few::Few;
 
 /// A sorted list. Many records have just one attribute, which then needs no allocation of its own.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Attributes(Inner);
-
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-enum Inner {
-    #[default]
-    None,
-    One(Attribute),
-    /// Two or more.
-    Many(Vec<Attribute>),
-}
+pub(crate) struct Attributes(Few<Attribute>);
 
 impl Attributes {
     pub(crate) fn one(attribute: Attribute) -> Self {
-        Self(Inner::One(attribute))
+        Self(attribute.into())
     }
 
     /// Puts an attribute at a position, before what is there.
     pub(crate) fn insert(&mut self, at: usize, attribute: Attribute) {
-        self.0 = match std::mem::take(&mut self.0) {
-            Inner::None => Inner::One(attribute),
-            Inner::One(only) => Inner::Many(if at == 0 { vec![attribute, only] } else { vec![only, attribute] }),
-            Inner::Many(mut list) => {
-                // Lists live long and grow seldom.
-                list.reserve_exact(1 + list.len() / 8);
-                list.insert(at, attribute);
-                Inner::Many(list)
-            }
-        };
+        if self.0.is_empty() {
+            self.0 = attribute.into();
+            return;
+        }
+        let mut list = std::mem::take(&mut self.0).into_vec();
+        // Lists live long and grow seldom.
+        list.reserve_exact(1 + list.len() / 8);
+        list.insert(at, attribute);
+        self.0 = list.into();
     }
 }
 
@@ -41,11 +32,13 @@ impl Attributes {
 impl From<Vec<Attribute>> for Attributes {
     fn from(mut list: Vec<Attribute>) -> Self {
         debug_assert!(list.is_sorted_by(|a, b| a.name < b.name), "attributes are sorted by name");
-        Self(match list.len() {
-            0 => Inner::None,
-            1 => list.pop().map_or(Inner::None, Inner::One),
-            _ => Inner::Many(list),
-        })
+        match list.pop() {
+            Some(only) if list.is_empty() => Self::one(only),
+            last => {
+                list.extend(last);
+                Self(list.into())
+            }
+        }
     }
 }
 
@@ -53,35 +46,22 @@ impl Deref for Attributes {
     type Target = [Attribute];
 
     fn deref(&self) -> &[Attribute] {
-        match &self.0 {
-            Inner::None => &[],
-            Inner::One(only) => std::slice::from_ref(only),
-            Inner::Many(list) => list,
-        }
+        &self.0
     }
 }
 
 impl DerefMut for Attributes {
     fn deref_mut(&mut self) -> &mut [Attribute] {
-        match &mut self.0 {
-            Inner::None => &mut [],
-            Inner::One(only) => std::slice::from_mut(only),
-            Inner::Many(list) => list,
-        }
+        &mut self.0
     }
 }
 
 impl IntoIterator for Attributes {
     type Item = Attribute;
-    type IntoIter = std::iter::Chain<std::option::IntoIter<Attribute>, std::vec::IntoIter<Attribute>>;
+    type IntoIter = <Few<Attribute> as IntoIterator>::IntoIter;
 
     fn into_iter(self) -> Self::IntoIter {
-        let (one, many) = match self.0 {
-            Inner::None => (None, Vec::new()),
-            Inner::One(only) => (Some(only), Vec::new()),
-            Inner::Many(list) => (None, list),
-        };
-        one.into_iter().chain(many)
+        self.0.into_iter()
     }
 }
 

@@ -321,6 +321,7 @@ impl Engine {
                 let fingerprint = entry.record.fingerprint();
                 let fresh = self.table.get(&key).is_none();
                 let came = Entry::clone(&entry);
+                let late = came.record.is_alive() && is_expired(&came);
                 // A copy to look at: nothing has happened to the entry.
                 let taken = if fresh { self.take_unnoticed(*entry) } else { self.take(*entry) };
                 let unkept = if taken == Taken::Full { self.unkept(came) } else { None };
@@ -364,9 +365,13 @@ impl Engine {
                     Some(entry) => self.lacks_written(&key, &entry.record),
                     None => self.is_behind(&key),
                 };
-                if early || behind {
-                    // A holder that has not answered yet may know of a later write, or of the end; and somebody has what this
-                    // member wrote.
+                let overdue = match self.table.get(&key) {
+                    Some(held) => unkept.is_none() && held.is_alive() && self.is_overdue(held),
+                    None => unkept.is_none() && late,
+                };
+                if early || behind || overdue {
+                    // A holder that has not answered yet may know of a later write, or of the end; somebody has what this member
+                    // wrote; and one holder may not have heard of a use that others know of.
                     return self.ask_next(request);
                 }
                 let Some(fetch) = self.fetches.asking.remove(&request) else { return };

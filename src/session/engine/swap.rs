@@ -11,7 +11,7 @@ use super::message::{Message, SwapOutcome, Want};
 use super::record::Name;
 use super::table::{Key, slot_of};
 use super::version::Version;
-use super::{Engine, Output, Ticket};
+use super::{Copies, Engine, Output, Ticket};
 use crate::id::UniqueId;
 use crate::member::Member;
 use crate::stack::Time;
@@ -176,6 +176,11 @@ impl Engine {
             // The owner counts those beside itself; the receipt those beside this member, which may be one of them.
             let counted = holds || confirmed.contains(&self.local.id());
             let wanted = (wanted as usize).saturating_add(1) - usize::from(counted);
+            let wanted = match self.config.copies {
+                Copies::Backups(_) => wanted,
+                // An owner that has not heard that this member leaves counts it, though it does not hold anything any more.
+                Copies::Everywhere => wanted.min(self.peers.present().count()),
+            };
             let others = self.peers.present().map(|(member, _)| member);
             let confirmed = others.filter(|member| *member == from || confirmed.contains(&member.id())).cloned().collect();
             Committed { version, wanted, confirmed }

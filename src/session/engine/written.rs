@@ -30,11 +30,18 @@ struct Mark {
     /// This member's last writes to that incarnation, by each of the names that it wrote under.
     own: Seen,
     /// The same of what was [given up](Engine::give_up_written): no read waits for it, but it may come back, and no write may claim it.
-    given_up: (Version, Seen),
+    given_up: GivenUp,
     /// The latest time in any state of it: what a later write must exceed, even if its clock is behind.
     latest: u64,
     /// Which letting go this is from.
     nth: u64,
+}
+
+/// Writes to an incarnation that nobody in reach has any more.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct GivenUp {
+    birth: Version,
+    writes: Seen,
 }
 
 impl Mark {
@@ -49,14 +56,14 @@ impl Mark {
 
     /// Whether this member has written under a name.
     fn has(&self, node: u64) -> bool {
-        self.own.has(node) || self.given_up.1.has(node)
+        self.own.has(node) || self.given_up.writes.has(node)
     }
 
     /// Its last writes to an incarnation.
     fn writes_to(&self, birth: Version) -> Option<Seen> {
         let mut all = (self.birth == birth).then(|| self.own.clone());
-        if self.given_up.0 == birth {
-            all.get_or_insert_default().merge(&self.given_up.1);
+        if self.given_up.birth == birth {
+            all.get_or_insert_default().merge(&self.given_up.writes);
         }
         all
     }
@@ -124,7 +131,7 @@ impl Engine {
             let mut free = all.as_slice().iter().filter(|own| to.seen.covers(**own)).map(|own| own.node);
             let node = if all.has(version.node) { free.next() } else { Some(version.node) };
             version.node = node.unwrap_or_else(|| mix(version.node ^ version.time).max(1));
-            let names = if mark.birth == to.birth { &mut mark.own } else { &mut mark.given_up.1 };
+            let names = if mark.birth == to.birth { &mut mark.own } else { &mut mark.given_up.writes };
             names.add(version);
             mark.latest = mark.latest.max(version.time);
         }
@@ -152,10 +159,10 @@ impl Engine {
         if let Some(mark) = self.written.known.get_mut(key) {
             // The dead stay dead.
             let (birth, own) = (std::mem::take(&mut mark.birth), std::mem::take(&mut mark.own));
-            if mark.given_up.0 == birth {
-                mark.given_up.1.merge(&own);
+            if mark.given_up.birth == birth {
+                mark.given_up.writes.merge(&own);
             } else if !own.as_slice().is_empty() {
-                mark.given_up = (birth, own);
+                mark.given_up = GivenUp { birth, writes: own };
             }
         }
     }

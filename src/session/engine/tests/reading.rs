@@ -241,6 +241,31 @@ fn who_is_given_an_entry_that_is_overdue_only_here_keeps_it_alive() {
     assert!(matches!(group.get(0, &key), Get::Here(_)), "that was an access");
 }
 
+#[test]
+fn an_overdue_copy_does_not_end_a_read_while_another_holder_may_know_of_a_later_use() {
+    let config = Config { expiry_interval: SECOND * 60, ..backups(1) };
+    let mut group = Group::ready(3, &config);
+    let key = owned_by(&group, 0);
+    let backup = holder(&group, 0, &key, 1);
+    let reader = stranger(&group, &key);
+    let change = Change::Create { lease: SECOND * 8, attributes: vec![("n".into(), Some("1".into()))] };
+    assert!(group.commit(0, &key, change, Want::None).is_ok());
+    group.settle();
+    group.run_for(SECOND * 7);
+    // The backup has not heard of the last use.
+    group.with(backup, |engine, _| engine.table.note(&key, |held| held.accessed -= 8_000));
+    let Get::Asking(_) = group.get(reader, &key) else { panic!("it does not hold it") };
+    let asked = group.wire.pop_front().expect("the owner is asked first");
+    assert_eq!(asked.to, 0);
+    // It is slow, so the backup is asked as well.
+    group.run_for(SECOND / 2);
+    assert!(group.nodes[reader].fetched.is_empty(), "the owner may know of a later use");
+    group.hand_over(asked);
+    group.settle();
+    let (_, found) = group.nodes[reader].fetched.pop().expect("the owner has answered");
+    assert!(found.expect("it can be told").is_some(), "it is in use");
+}
+
 /// A joiner that one of two members has heard, which has created an entry on it and on itself, and has died.
 fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     let mut group = Group::ready(2, &backups(1));

@@ -3,13 +3,19 @@
 use super::super::message::Entry;
 use super::*;
 
-#[test]
-fn a_write_to_an_old_state_does_not_claim_the_later_ones_of_its_member() {
+/// An entry of member 0 with the value 1 under `n`, and a member that does not hold it.
+fn held_by_others() -> (Group, [u8; 4], usize) {
     let mut group = Group::ready(3, &backups(1));
     let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
+    let stranger = stranger(&group, &key);
     group.create(0, &key, "n", "1");
     group.settle();
+    (group, key, stranger)
+}
+
+#[test]
+fn a_write_to_an_old_state_does_not_claim_the_later_ones_of_its_member() {
+    let (mut group, key, writer) = held_by_others();
     let old = read(&mut group, writer, &key);
     let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "a", "1"), Want::None) else { panic!("nobody waits") };
     group.settle();
@@ -28,11 +34,7 @@ fn a_write_to_an_old_state_does_not_claim_the_later_ones_of_its_member() {
 
 #[test]
 fn a_write_to_an_incarnation_that_was_replaced_is_remembered() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     let old = read(&mut group, writer, &key);
     let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "a", "1"), Want::None) else { panic!("nobody waits") };
     // Nobody hears of it, and the guest copy becomes one of a later incarnation.
@@ -53,11 +55,7 @@ fn a_write_to_an_incarnation_that_was_replaced_is_remembered() {
 
 #[test]
 fn a_member_does_not_read_less_than_it_wrote() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     let before = group.engine(0).whole(&key).expect("it is here");
     let old = read(&mut group, writer, &key);
     assert!(group.commit(writer, &key, write(&old, "n", "2"), Want::None).is_ok());
@@ -101,11 +99,7 @@ fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
 
 #[test]
 fn what_was_given_up_is_not_claimed_by_a_later_write() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     let old = read(&mut group, writer, &key);
     let Ok(Commit::Done(first)) = group.commit(writer, &key, write(&old, "n", "2"), Want::None) else { panic!("nobody waits") };
     group.settle();
@@ -158,11 +152,7 @@ fn what_is_found_in_place_of_a_lost_write_is_not_lost_as_well() {
 
 #[test]
 fn a_new_life_is_found_at_once_by_one_who_knows_of_the_death_before_it() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     read(&mut group, writer, &key);
     assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
     group.settle();
@@ -180,11 +170,7 @@ fn a_new_life_is_found_at_once_by_one_who_knows_of_the_death_before_it() {
 
 #[test]
 fn what_a_member_removed_does_not_come_back_to_it() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     let entry = group.engine(0).whole(&key).expect("it is here");
     let old = read(&mut group, writer, &key);
     assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
@@ -202,11 +188,7 @@ fn what_a_member_removed_does_not_come_back_to_it() {
 
 #[test]
 fn what_a_member_removed_does_not_come_back_behind_an_older_tombstone() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     let entry = group.engine(0).whole(&key).expect("it is here");
     read(&mut group, writer, &key);
     assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
@@ -269,11 +251,7 @@ fn an_old_tombstone_that_comes_after_the_read_does_not_refuse_the_change() {
 
 #[test]
 fn a_key_is_made_anew_by_a_member_whose_clock_is_behind_its_removal() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     // Removed by somebody whose clock is four minutes ahead.
     let time = group.time();
     let ahead = Time { epoch_millis: time.epoch_millis + 240_000, ..time };
@@ -312,11 +290,7 @@ fn no_two_writes_of_an_entry_from_the_far_future_have_one_version() {
 
 #[test]
 fn a_state_from_before_what_this_member_made_anew_is_not_written_to() {
-    let mut group = Group::ready(3, &backups(1));
-    let key = owned_by(&group, 0);
-    let writer = stranger(&group, &key);
-    group.create(0, &key, "n", "1");
-    group.settle();
+    let (mut group, key, writer) = held_by_others();
     let first = read(&mut group, writer, &key);
     assert!(group.commit(writer, &key, write(&first, "n", "2"), Want::None).is_ok());
     group.settle();

@@ -208,6 +208,21 @@ fn a_backup_that_replaces_is_one_of_the_wanted_copies_before_it_has_confirmed() 
 }
 
 #[test]
+fn the_receipt_of_one_whose_leaving_is_not_heard_does_not_count_itself() {
+    let mut group = Group::ready(3, &everywhere());
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let version = version_of(&group, 0, &key);
+    group.with(1, |engine, now| engine.drain(now));
+    group.wire.clear();
+    group.with(1, |engine, now| engine.swap(now, &key, "n".into(), version, Some("2".into()), Want::None));
+    group.settle();
+    let (_, answer) = group.nodes[1].swapped.pop().expect("it is answered");
+    assert_eq!(answer.expect("it is made").wanted, 2, "the two others");
+}
+
+#[test]
 fn the_receipt_of_one_that_leaves_meanwhile_counts_it_among_those_asked() {
     let mut group = Group::ready(2, &everywhere());
     let key = owned_by(&group, 0);
