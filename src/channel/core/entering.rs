@@ -12,7 +12,7 @@ use crate::few::Few;
 use crate::id::UniqueId;
 use crate::member::Member;
 use crate::options::SendOptions;
-use crate::stack::{Departure, Event, Inbound, Outbound, Output, Probe, Stack, Urgency};
+use crate::stack::{Departure, Event, Inbound, LayerId, Outbound, Output, Probe, ProbeRequest, Stack, Urgency};
 use crate::wire::frame;
 
 /// The stack, and when the driver was last told to wake for it.
@@ -35,7 +35,7 @@ struct After {
 enum Action {
     Connect(Member),
     Disconnect(Member),
-    Probe(Member, crate::stack::ProbeRequest, crate::stack::LayerId),
+    Probe(Member, ProbeRequest, LayerId),
 }
 
 /// On which thread the stack was entered: it decides where listeners run.

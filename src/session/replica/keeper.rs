@@ -16,7 +16,8 @@ use crate::session::store::Store;
 const THREADS: usize = 4;
 /// Records that are worth a thread more.
 const PER_THREAD: usize = 64;
-/// Records that one look at a store decodes before the engine gets them.
+/// Records that one look at a store decodes before the engine gets them, and that are forgotten at once: whoever waits for a load
+/// waits for no more.
 const BATCH: usize = 4_096;
 
 /// The store of a context.
@@ -47,13 +48,13 @@ struct State {
 
 enum Job {
     Save(Vec<Saving>),
-    Forget(Key),
+    /// Not empty.
+    Forget(Vec<Key>),
 }
 
 enum Next {
     Load(Key),
-    Save(Vec<Saving>),
-    Forget(Key),
+    Do(Job),
 }
 
 impl Keeper {
@@ -83,16 +84,18 @@ impl Keeper {
                     lock(&found).push(stored);
                 }
             });
+            let mut ended = Vec::new();
             for stored in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
                 let key = Key::from(stored.key());
                 match engine.restore(now(), stored) {
                     Restored::Here => restored += 1,
                     Restored::Full => full += 1,
-                    Restored::Over => {
-                        over += 1;
-                        self.remove(&key);
-                    }
+                    Restored::Over => ended.push(key),
                 }
+            }
+            over += ended.len();
+            if !ended.is_empty() {
+                self.remove(&ended);
             }
         }
         if full > 0 {
@@ -132,9 +135,10 @@ impl Keeper {
         saved.is_ok()
     }
 
-    fn remove(&self, key: &[u8]) {
-        if let Err(error) = self.ask(|store| store.remove(key)) {
-            log::warn!("the session {:?} cannot be removed from its store: {error}", Key::from(key));
+    fn remove(&self, keys: &[Key]) {
+        let bytes: Vec<&[u8]> = keys.iter().map(|key| &**key).collect();
+        if let Err(error) = self.ask(|store| store.remove_all(&bytes)) {
+            log::warn!("of {} sessions that have ended, some cannot be removed from their store: {error}", keys.len());
         }
     }
 
@@ -146,8 +150,12 @@ impl Keeper {
         self.add(|state| state.jobs.push_back(Job::Save(savings)));
     }
 
+    /// With those that came just before: thousands may end in one moment, and each would cost a sync.
     pub(super) fn forget(&self, key: Key) {
-        self.add(|state| state.jobs.push_back(Job::Forget(key)));
+        self.add(|state| match state.jobs.back_mut() {
+            Some(Job::Forget(keys)) if keys.len() < BATCH => keys.push(key),
+            _ => state.jobs.push_back(Job::Forget(vec![key])),
+        });
     }
 
     fn add(&self, add: impl FnOnce(&mut State)) {
@@ -176,7 +184,7 @@ impl Keeper {
         drop(state);
         for job in jobs {
             match job {
-                Job::Forget(key) => self.remove(&key),
+                Job::Forget(keys) => self.remove(&keys),
                 Job::Save(savings) => in_parallel(&savings, |saving, _| _ = self.put(&saving.stored)),
             }
         }
@@ -203,13 +211,8 @@ impl Keeper {
             if state.stopped {
                 return None;
             }
-            let job = state.loads.pop_front().map(Next::Load);
-            let job = job.or_else(|| {
-                Some(match state.jobs.pop_front()? {
-                    Job::Save(savings) => Next::Save(savings),
-                    Job::Forget(key) => Next::Forget(key),
-                })
-            });
+            let load = state.loads.pop_front().map(Next::Load);
+            let job = load.or_else(|| state.jobs.pop_front().map(Next::Do));
             if job.is_some() {
                 state.working = true;
                 return job;
@@ -242,8 +245,8 @@ fn carry_out(shared: &Shared, keeper: &Keeper, next: Next) {
             let loaded = keeper.get(&key);
             shared.enter(|state, now| state.engine.loaded(now, &key, &loaded));
         }
-        Next::Forget(key) => keeper.remove(&key),
-        Next::Save(savings) => {
+        Next::Do(Job::Forget(keys)) => keeper.remove(&keys),
+        Next::Do(Job::Save(savings)) => {
             let done: Vec<_> = savings.iter().map(|_| AtomicUsize::new(0)).collect();
             let pairs: Vec<_> = savings.iter().zip(&done).collect();
             in_parallel(&pairs, |(saving, done), _| {

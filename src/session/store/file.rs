@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{MAX_KEY_LEN, Store, check_key};
+use super::{MAX_KEY_LEN, Store, all_of, check_key};
 use disk::{Directory, Disk as _, replace};
 use record::{Fault, HEADER_LEN, Header};
 
@@ -116,6 +116,18 @@ impl FileStore {
         self.directory.path().join(format!("{}.{EXTENSION}", hex(key)))
     }
 
+    /// Takes the name of a record away; that lasts when the directory is synced.
+    fn remove_name(&self, key: &[u8]) -> io::Result<()> {
+        check_key(key)?;
+        let path = self.path(key);
+        let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.directory.remove(&path) {
+            // A removal that died before its sync may have taken the name away, so this one syncs all the same.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|error| RecordError::at(&path, Problem::Io(error))),
+        }
+    }
+
     /// Puts a damaged file aside, unless a save has replaced it since it was read.
     fn put_aside(&self, path: &Path, key: &[u8]) -> io::Result<Option<Bytes>> {
         let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,18 +168,15 @@ impl Store for FileStore {
     }
 
     fn remove(&self, key: &[u8]) -> io::Result<()> {
-        check_key(key)?;
-        let path = self.path(key);
-        let removed = {
-            let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            self.directory.remove(&path)
-        };
-        let removed = match removed {
-            // A removal that died before its sync may have taken the name away, so this one syncs all the same.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
-        removed.and_then(|()| self.directory.sync_names()).map_err(|error| RecordError::at(&path, Problem::Io(error)))
+        self.remove_all(&[key])
+    }
+
+    /// One sync of the directory for all.
+    fn remove_all(&self, keys: &[&[u8]]) -> io::Result<()> {
+        let removed = all_of(keys, |key| self.remove_name(key));
+        let Some(last) = keys.last() else { return removed };
+        let synced = self.directory.sync_names().map_err(|error| RecordError::at(&self.path(last), Problem::Io(error)));
+        removed.and(synced)
     }
 
     /// What has the name of a record, without a look into the files.

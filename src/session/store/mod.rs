@@ -72,6 +72,16 @@ pub trait Store: Send + Sync + Debug {
     /// When it cannot be removed. The record may or may not be there then.
     fn remove(&self, key: &[u8]) -> io::Result<()>;
 
+    /// Forgets the records of many keys, as [`remove`](Self::remove) does one by one. A store overrides this where many at once cost less;
+    /// when thousands of sessions expire, this is what is called.
+    ///
+    /// # Errors
+    ///
+    /// When one or more cannot be removed: the first of these errors. The others are removed all the same.
+    fn remove_all(&self, keys: &[&[u8]]) -> io::Result<()> {
+        all_of(keys, |key| self.remove(key))
+    }
+
     /// All keys that have a record, each once, in no order. One that is saved or removed meanwhile may be among them or not.
     ///
     /// # Errors
@@ -93,9 +103,25 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).remove(key)
     }
 
+    fn remove_all(&self, keys: &[&[u8]]) -> io::Result<()> {
+        (**self).remove_all(keys)
+    }
+
     fn keys(&self) -> io::Result<Vec<Bytes>> {
         (**self).keys()
     }
+}
+
+/// Does this with all of them, whatever comes of one; the first error.
+fn all_of(keys: &[&[u8]], act: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut first = Ok(());
+    for key in keys {
+        let done = act(key);
+        if first.is_ok() {
+            first = done;
+        }
+    }
+    first
 }
 
 /// Refuses what is no key.

@@ -30,6 +30,7 @@ const CASES: &[(&str, Case)] = &[
     ("what is saved is loaded", loads_what_is_saved),
     ("a save replaces the whole record", replaces),
     ("what is removed is gone, and nothing else", removes),
+    ("many are removed at once, and nothing else", removes_many),
     ("keys are any bytes, and each is its own", keys_are_any_bytes),
     ("what is no key is refused", refuses_what_is_no_key),
     ("what is saved outlives the one who saved it", outlives),
@@ -92,6 +93,20 @@ fn removes(open: &mut Open) {
     assert_eq!(load(&*store, b"other"), Some(b"other".to_vec()));
     save(&*store, b"key", b"again");
     assert_eq!(load(&*store, b"key"), Some(b"again".to_vec()), "a key can come back");
+}
+
+fn removes_many(open: &mut Open) {
+    let store = open();
+    let all: Vec<Vec<u8>> = (0..100).map(key).collect();
+    all.iter().for_each(|key| save(&*store, key, b"record"));
+    let gone: Vec<&[u8]> = all[10..].iter().map(Vec::as_slice).chain([&b"never there"[..]]).collect();
+    store.remove_all(&gone).expect("records are removed");
+    store.remove_all(&[]).expect("there is nothing to do");
+    assert_eq!(keys(&*store), all[..10].iter().cloned().collect());
+    let error = store.remove_all(&[&all[0], b"", &all[1]]).expect_err("one of them is no key");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    drop(store);
+    assert_eq!(keys(&*open()), all[2..10].iter().cloned().collect(), "the others are removed all the same, for good");
 }
 
 fn keys_are_any_bytes(open: &mut Open) {
