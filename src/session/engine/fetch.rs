@@ -71,7 +71,8 @@ impl Engine {
     pub(crate) fn get(&mut self, now: Time, key: &[u8]) -> Get {
         self.at(now);
         let slot = slot_of(key);
-        let authority = self.slots[usize::from(slot)].complete && !self.is_behind(key);
+        // What found no room here lately may be a later state of this very entry.
+        let authority = self.knows_all(slot) && !self.is_behind(key);
         if let Some(held) = self.table.get(key) {
             let overdue = self.is_overdue(held);
             if held.is_alive() && !overdue && authority && held.away {
@@ -98,6 +99,10 @@ impl Engine {
 
     fn fetch(&mut self, key: &[u8]) -> Get {
         let candidates = self.sources(slot_of(key));
+        if candidates.is_empty() && self.is_behind(key) {
+            // As at the end of a fetch that all have answered: what is here is what there is, and may be changed.
+            self.give_up_written(key);
+        }
         let crowded = self.fetches.asking.len() >= MAX_FETCHES;
         if candidates.is_empty() || crowded {
             if self.is_here_but_away(key) {

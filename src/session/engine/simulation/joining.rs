@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::super::Phase;
 use super::super::table::slot_of;
-use super::oracle::{Oracle, SETTLE, name, running};
+use super::oracle::{Oracle, SETTLE, name, running, speaks_for};
 use super::world::{Node, Pid, Process, Verdict};
+use super::writes::Write;
 
 impl Oracle {
     /// A member says that it has what it is to hold. What everybody who has all of a slot had long before it came, it must have as well,
@@ -25,16 +26,16 @@ impl Oracle {
             if !holds(joiner) {
                 continue;
             }
-            let old = writes.iter().filter(|write| !write.excused && write.at + SETTLE < joiner.since);
-            for write in old {
+            // Who got it only since the joiner came may have been asked before.
+            let had = |write: &&Write| write.at + SETTLE < joiner.since && write.lacked < joiner.since;
+            for write in writes.iter().filter(|write| !write.excused).filter(had) {
                 let has = |process: &Process| process.engine.table.get(key).is_some_and(|held| write.is_in(&held.record));
-                // Who was one of the holders and has not handed over all of it yet speaks for a slot as well.
-                let speaks = |other: &Process| complete(other) || other.engine.slots[usize::from(slot)].former;
+                let speaks = |other: &&Process| speaks_for(&other.engine, key);
                 // Who has only come itself may have got it after it was asked.
                 let known = |other: &Process| {
                     engine.peers.phase_of(&other.member) == Some(Phase::Ready) && other.since + SETTLE < joiner.since
                 };
-                let given = others().any(|other| holds(other) && known(other)) && others().filter(|other| speaks(other)).all(has);
+                let given = others().any(|other| holds(other) && known(other)) && others().filter(speaks).all(has);
                 if given && !has(joiner) {
                     let held = engine.table.get(key).map(|held| &held.record);
                     return Err(format!("{pid:?} is ready without {write:?}: it holds {held:?} under {}", name(key)));

@@ -13,7 +13,7 @@ use super::super::record::{Death, Name, Record};
 use super::super::seen::Seen;
 use super::super::table::{Held, Key, slot_of};
 use super::super::version::Version;
-use super::super::{Event, Ticket, What};
+use super::super::{Engine, Event, Ticket, What};
 use super::coverage::{Coverage, Fault};
 use super::leases::Leases;
 use super::plan::Plan;
@@ -37,6 +37,13 @@ pub(super) enum Kind {
     Swap,
 }
 
+/// Whether a member says that what it has of a key's slot is all there is. Who was one of the holders and has not handed over all of it yet
+/// says so as well.
+pub(super) fn speaks_for(engine: &Engine, key: &[u8]) -> bool {
+    let state = &engine.slots[usize::from(slot_of(key))];
+    state.complete || state.former
+}
+
 /// What a process let go of, and who held it for all it knew.
 type Handed = (Arc<Record>, Vec<Pid>);
 
@@ -55,6 +62,8 @@ pub(super) struct Oracle {
     held: BTreeMap<Pid, BTreeMap<Key, Arc<Record>>>,
     /// What each process let go of, and to whom it belonged then.
     handed: BTreeMap<(Pid, Key), Vec<Handed>>,
+    /// Copies that came only to be looked at: their holders are taken for having them, and nobody counts on them.
+    looked: BTreeSet<(Pid, Key)>,
     /// The latest death of a key that a process has known of.
     floors: BTreeMap<(Pid, Key), Version>,
     /// Lost writes that were reported.
@@ -269,6 +278,8 @@ impl Oracle {
         if engine.under_way() > MAX_UNDER_WAY {
             return Err(format!("{pid:?} has {} deliveries under way", engine.under_way()));
         }
+        // Once counted on, a copy is no longer only looked at.
+        self.looked.retain(|(of, key)| *of != pid || engine.table.get(key).is_none_or(|held| held.copies != 0));
         for (key, record) in &engine.handover.gone {
             let holders = engine.placement.holding(slot_of(key)).filter(|holder| **holder != process.member);
             let mut to: Vec<_> = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
@@ -281,7 +292,11 @@ impl Oracle {
                 }
             }
             trace.tell(|| format!("{now:?} {pid:?} lets go of {} to {to:?}: {record:?}", name(key)));
-            self.handed.entry((pid, key.clone())).or_default().push((Arc::clone(record), to));
+            let handed = self.handed.entry((pid, key.clone())).or_default();
+            // What it handed over before is where it went then.
+            if !self.looked.remove(&(pid, key.clone())) || handed.is_empty() {
+                handed.push((Arc::clone(record), to));
+            }
         }
         let mut changed = Vec::new();
         let before = self.held.entry(pid).or_default();
@@ -298,6 +313,13 @@ impl Oracle {
             if let (Some(old), Some(new)) = (old, new) {
                 went_on(old, new).map_err(|what| format!("{pid:?}: {what}: of {old:?} became {new:?}"))?;
             }
+            if speaks_for(engine, key) {
+                for write in self.writes.get_mut(key).into_iter().flatten() {
+                    if new.is_some_and(|new| write.is_in(new)) && !old.is_some_and(|old| write.is_in(old)) {
+                        write.lacked = now;
+                    }
+                }
+            }
             changed.push((key.clone(), old.map(|old| old.seen.clone())));
         }
         for (key, seen) in &changed {
@@ -313,8 +335,14 @@ impl Oracle {
             self.swapped(pid, now, key, &record, seen.as_ref());
             self.leases.holds(key, &record);
             self.are_known(&record).map_err(|what| format!("{pid:?} holds {}: {what}", name(key)))?;
-            // What it has again, it has not let go of.
-            if let Some(handed) = self.handed.get_mut(&(pid, key.clone())) {
+            let guest = engine.placement.rank(slot_of(&key), &process.member).is_none();
+            if seen.is_none() && guest && engine.table.get(&key).is_some_and(|held| held.copies != 0) {
+                self.looked.insert((pid, key.clone()));
+            }
+            // What it has again, and not only to look at, it has not let go of.
+            if !self.looked.contains(&(pid, key.clone()))
+                && let Some(handed) = self.handed.get_mut(&(pid, key.clone()))
+            {
                 handed.retain(|(old, _)| Record::clone(&record).merge(Record::clone(old)).changed);
             }
             if !record.end.death.is_zero() && !self.deaths.get(key).is_some_and(|deaths| deaths.contains(&record.end.death)) {
@@ -428,7 +456,12 @@ impl Oracle {
         self.comes_or_goes(pid.node, now);
         let Some(process) = running(nodes, pid) else { return Ok(()) };
         for (key, writes) in &mut self.writes {
+            let held = process.engine.table.get(key);
+            let spoke = speaks_for(&process.engine, key);
             for write in writes.iter_mut() {
+                if spoke && !held.is_some_and(|held| write.is_in(&held.record)) {
+                    write.lacked = now;
+                }
                 if !write.responsible.remove(&pid) {
                     continue;
                 }
@@ -444,6 +477,7 @@ impl Oracle {
         self.held.remove(&pid);
         self.sizes.remove(&pid);
         self.handed.retain(|(of, _), _| *of != pid);
+        self.looked.retain(|(of, _)| *of != pid);
         self.tickets.retain(|(of, _), _| *of != pid);
         self.deadlines.retain(|(_, of, _)| *of != pid);
         if drained {

@@ -52,7 +52,10 @@ impl Oracle {
                 None => self.may_have_ended(pid, key, write, now, nodes),
             };
             if !write.responsible.iter().any(near) {
-                if !contained {
+                // Who reads nothing gives up also what has ended without its knowledge.
+                let here = process.engine.table.get(key).is_some_and(|held| write.is_in(&held.record));
+                let ended_unknown = record.is_none() && !here && !self.knew_dead(pid, key, write.birth);
+                if !contained || ended_unknown {
                     given_up.push(write.version);
                 }
                 continue;

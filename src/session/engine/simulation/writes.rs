@@ -34,6 +34,8 @@ pub(super) struct Write {
     pub(super) excused: bool,
     /// Its writer has read without it, as nobody who had it was in reach, and does not look for it any more.
     pub(super) given_up: bool,
+    /// When somebody who spoke for its slot was last without it.
+    pub(super) lacked: Duration,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,6 +62,7 @@ impl Write {
             responsible,
             excused: false,
             given_up: false,
+            lacked: Duration::ZERO,
         }
     }
 

@@ -177,6 +177,22 @@ fn a_member_without_room_reads_what_others_hold() {
     assert_eq!(group.engine(full).table.len(), 0);
 }
 
+#[test]
+fn a_full_holder_asks_others_before_it_reads_its_copy_of_what_found_no_room() {
+    let mut group = Group::ready(1, &everywhere());
+    let full = group.join(Config { max_bytes: 1000, ..everywhere() });
+    group.run_for(SECOND);
+    let key = key(1);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    assert!(matches!(group.get(full, &key), Get::Here(_)), "as long as it has room, that is all there is");
+    group.set(0, &key, "n", "x".repeat(2000).leak());
+    group.settle();
+    assert_eq!(group.value(full, &key, "n").as_deref(), Some(&b"1"[..]), "it has no room for more");
+    let found = read(&mut group, full, &key);
+    assert_eq!(found.value("n").map(Bytes::len), Some(2000));
+}
+
 /// Two that hold an entry, and a member without room that does not.
 fn reader_without_room() -> (Group, [u8; 4], usize) {
     let mut group = Group::ready(2, &backups(1));

@@ -98,6 +98,29 @@ fn what_a_member_wrote_and_nobody_has_any_more_is_asked_for_once() {
 }
 
 #[test]
+fn what_a_member_that_is_alone_reads_instead_of_its_lost_write_can_be_changed() {
+    let mut group = Group::ready(2, &backups(0));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    let old = read(&mut group, 1, &key);
+    let anew = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
+    assert!(group.commit(1, &key, anew, Want::None).is_ok());
+    group.run_for(SECOND * 3);
+    assert!(group.engine(1).peek(&key).is_none(), "it is let go of");
+    // Its holder dies with it; somebody hands over the incarnation before, and dies as well.
+    group.crash(0);
+    group.run_for(SECOND * 3);
+    group.with(1, |engine, now| {
+        engine.at(now);
+        engine.table.insert(&key, table::Held::new(Arc::clone(&old), engine.millis()))
+    });
+    let Get::Here(found) = group.get(1, &key) else { panic!("nobody else is there") };
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"1"[..]));
+    assert!(group.commit(1, &key, write(&found, "n", "3"), Want::None).is_ok(), "it was read just now");
+}
+
+#[test]
 fn what_was_given_up_is_not_claimed_by_a_later_write() {
     let (mut group, key, writer) = held_by_others();
     let old = read(&mut group, writer, &key);
