@@ -261,7 +261,7 @@ fn what_has_ended_leaves_the_store() {
 #[test]
 fn an_entry_takes_no_more_memory_than_before() {
     assert_eq!(size_of::<super::super::table::Held>(), 40);
-    assert_eq!(size_of::<Record>(), 152);
+    assert_eq!(size_of::<Record>(), 144);
 }
 
 #[test]

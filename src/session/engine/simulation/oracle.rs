@@ -335,8 +335,8 @@ impl Oracle {
             self.swapped(pid, now, key, &record, seen.as_ref());
             self.leases.holds(key, &record);
             self.are_known(&record).map_err(|what| format!("{pid:?} holds {}: {what}", name(key)))?;
-            let guest = engine.placement.rank(slot_of(&key), &process.member).is_none();
-            if seen.is_none() && guest && engine.table.get(&key).is_some_and(|held| held.copies != 0) {
+            let guest = engine.placement.rank(slot_of(key), &process.member).is_none();
+            if seen.is_none() && guest && engine.table.get(key).is_some_and(|held| held.copies != 0) {
                 self.looked.insert((pid, key.clone()));
             }
             // What it has again, and not only to look at, it has not let go of.
