@@ -6,19 +6,18 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tribes::interceptors::MessageDispatch;
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::stack::{Event, StackBuilder};
 use tribes::transport::blocking::{BlockingReceiver, BlockingReceiverConfig, BlockingSender, BlockingSenderConfig};
-use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
 use tribes::{ChannelBuilder, GroupChannel, Member, Message, Parts, SendError, SendOptions, Sending, UniqueId, wire};
 
 use crate::node::{Problem, epoch_millis, now};
 use crate::raw;
-use crate::role::{Flags, Round, commands, print};
+use crate::role::{Flags, Round, commands, over_tcp, print};
 
 pub(crate) fn run(role: &str, flags: &Flags<'_>, blocking: bool) -> Result<(), Problem> {
     match role {
@@ -31,16 +30,11 @@ pub(crate) fn run(role: &str, flags: &Flags<'_>, blocking: bool) -> Result<(), P
 
 fn builder(flags: &Flags<'_>, blocking: bool) -> Result<ChannelBuilder, Problem> {
     let listen = flags.one("--listen").unwrap_or("127.0.0.1:0").parse()?;
-    let builder = GroupChannel::builder();
     Ok(if blocking {
         let receiver = BlockingReceiver::new(BlockingReceiverConfig::default().bind(listen));
-        builder.receiver(receiver).sender(BlockingSender::new(BlockingSenderConfig::default()))
+        GroupChannel::builder().receiver(receiver).sender(BlockingSender::new(BlockingSenderConfig::default()))
     } else {
-        let (mut receiver, mut sender) = (TcpReceiverConfig::default().bind(listen), TcpSenderConfig::default());
-        if flags.has("--no-busy-poll") {
-            (receiver, sender) = (receiver.busy_poll(Duration::ZERO), sender.busy_poll(Duration::ZERO));
-        }
-        builder.receiver(TcpReceiver::new(receiver)).sender(TcpSender::new(sender))
+        over_tcp(listen, flags)
     })
 }
 

@@ -1,7 +1,11 @@
-//! What the roles of raw TCP and of this crate have in common: flags, commands on standard input, answers on standard output.
+//! What the roles have in common: flags, the channel of ours, commands on standard input, answers on standard output.
 
 use std::io::BufRead;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
+use tribes::{ChannelBuilder, GroupChannel};
 
 use crate::node::Problem;
 
@@ -27,6 +31,15 @@ impl Flags<'_> {
             Some(text) => text.parse().map_err(|_| format!("{name} {text} is no number").into()),
         }
     }
+}
+
+/// A channel over TCP, whose threads look before they sleep unless the flags say `--no-busy-poll`.
+pub(crate) fn over_tcp(listen: SocketAddr, flags: &Flags<'_>) -> ChannelBuilder {
+    let (mut receiver, mut sender) = (TcpReceiverConfig::default().bind(listen), TcpSenderConfig::default());
+    if flags.has("--no-busy-poll") {
+        (receiver, sender) = (receiver.busy_poll(Duration::ZERO), sender.busy_poll(Duration::ZERO));
+    }
+    GroupChannel::builder().receiver(TcpReceiver::new(receiver)).sender(TcpSender::new(sender))
 }
 
 /// Hands each command to `run`, until `quit` or the end of the input, which is the end of the harness.

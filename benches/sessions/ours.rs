@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use tribes::GroupChannel;
 use tribes::membership::memory::Hub;
 use tribes::membership::multicast::{Multicast, MulticastConfig};
 use tribes::session::{BackupManager, DeltaManager, Manager, ManagerBuilder, SessionId};
-use tribes::transport::tcp::{TcpReceiver, TcpReceiverConfig, TcpSender, TcpSenderConfig};
-use tribes::{ChannelBuilder, GroupChannel};
 
 use crate::load::{self, Until, value};
 use crate::members::{SIZE, numbers};
 use crate::node::{Problem, free_port, now, pause};
 use crate::proxy::Proxy;
-use crate::role::{Flags, Round, commands, print};
+use crate::role::{Flags, Round, commands, over_tcp, print};
 
 const CONTEXT: &str = "bench";
 const ATTRIBUTE: &str = "a";
@@ -27,17 +26,9 @@ pub(crate) fn run(role: &str, flags: &Flags<'_>) -> Result<(), Problem> {
         "member" if flags.one("--kind") == Some("delta") => member(flags, || DeltaManager::builder(CONTEXT)),
         "member" => member(flags, || BackupManager::builder(CONTEXT)),
         "messages" => messages(flags),
-        "bytes" => bytes(),
+        "bytes" => bytes(flags),
         other => Err(format!("there is no role {other:?}").into()),
     }
-}
-
-fn channel(listen: &str, busy_poll: bool) -> Result<ChannelBuilder, Problem> {
-    let (mut receiver, mut sender) = (TcpReceiverConfig::default().bind(listen.parse()?), TcpSenderConfig::default());
-    if !busy_poll {
-        (receiver, sender) = (receiver.busy_poll(Duration::ZERO), sender.busy_poll(Duration::ZERO));
-    }
-    Ok(GroupChannel::builder().receiver(TcpReceiver::new(receiver)).sender(TcpSender::new(sender)))
 }
 
 // ---- member
@@ -55,7 +46,7 @@ fn member<K: 'static>(flags: &Flags<'_>, builder: impl Fn() -> ManagerBuilder<K>
     let group = flags.one("--group").ok_or("a member needs --group")?.parse()?;
     let config = MulticastConfig::default().group(group).interface(Ipv4Addr::LOCALHOST);
     let listen = flags.one("--listen").unwrap_or("127.0.0.1:0");
-    let channel = channel(listen, !flags.has("--no-busy-poll"))?.membership(Multicast::new(config)).start()?;
+    let channel = over_tcp(listen.parse()?, flags).membership(Multicast::new(config)).start()?;
     print!({"event": "waiting"});
     let mut member = None;
     commands(|command| {
@@ -176,7 +167,8 @@ fn commit<K>(manager: &Manager<K>, ids: &[SessionId], threads: usize, size: usiz
 fn messages(flags: &Flags<'_>) -> Result<(), Problem> {
     let members: usize = flags.number("--members", 2)?;
     let hub = Hub::new();
-    let channels = (0..members).map(|_| Ok(channel("127.0.0.1:0", true)?.membership(hub.membership()).start()?));
+    let channels =
+        (0..members).map(|_| Ok(over_tcp((Ipv4Addr::LOCALHOST, 0).into(), flags).membership(hub.membership()).start()?));
     let channels = channels.collect::<Result<Vec<_>, Problem>>()?;
     let managers = managers(&channels)?;
     let mut ids = Vec::new();
@@ -217,14 +209,14 @@ fn managers(channels: &[GroupChannel]) -> Result<Vec<BackupManager>, Problem> {
 }
 
 /// Two members, each behind a proxy that counts; sessions of 50 KiB.
-fn bytes() -> Result<(), Problem> {
+fn bytes(flags: &Flags<'_>) -> Result<(), Problem> {
     const ATTRIBUTES: usize = 50;
     let hub = Hub::new();
     let (mut channels, mut proxies) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let proxy = Proxy::start(listen)?;
-        let builder = channel(&listen.to_string(), true)?.membership(hub.membership()).advertise(proxy.address());
+        let builder = over_tcp(listen, flags).membership(hub.membership()).advertise(proxy.address());
         channels.push(builder.start()?);
         proxies.push(proxy);
     }

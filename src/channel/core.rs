@@ -62,6 +62,7 @@ pub(super) struct Core {
     on_membership: Arc<EventListeners>,
     view_watchers: Arc<Listeners<dyn Fn() + Send + Sync>>,
 }
+
 impl Core {
     pub(super) fn new(stack: Stack, local: Member, sender: Option<Box<dyn Sender>>, udp: Option<Box<dyn Sender>>) -> Self {
         Self {

@@ -370,10 +370,8 @@ impl Engine {
                     Some(entry) => self.lacks_written(&key, &entry.record),
                     None => self.is_behind(&key),
                 };
-                let overdue = match self.table.get(&key) {
-                    Some(held) => unkept.is_none() && held.is_alive() && self.is_overdue(held),
-                    None => unkept.is_none() && late,
-                };
+                let overdue =
+                    unkept.is_none() && self.table.get(&key).map_or(late, |held| held.is_alive() && self.is_overdue(held));
                 if early || behind || overdue {
                     // A holder that has not answered yet may know of a later write, or of the end; somebody has what this member
                     // wrote; and one holder may not have heard of a use that others know of.

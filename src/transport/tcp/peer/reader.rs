@@ -25,7 +25,7 @@ pub(in crate::transport::tcp) enum Led {
 impl Peer {
     /// Reads acknowledgements on behalf of a send, if nobody else does.
     pub(in crate::transport::tcp) fn lead(self: &Arc<Self>, sending: &Sending) -> Led {
-        let (conn, crowded) = {
+        let (conn, alone) = {
             let mut state = self.lock();
             let Some(conn) = state.conn.clone() else { return Led::Nothing };
             if !state.link.owes(sending) {
@@ -37,11 +37,11 @@ impl Peer {
             state.reading = true;
             state.callers_read = true;
             // In a crowd others have something better to do with the processor.
-            (conn, !state.followers.is_empty())
+            (conn, state.followers.is_empty())
         };
         let mut led = Led::Read;
         loop {
-            match self.read(&conn, |conn, inbox| conn.read_patiently(inbox, !crowded)) {
+            match self.read(&conn, |conn, inbox| conn.read_patiently(inbox, alone)) {
                 Ok(()) => {}
                 Err(error) if conn::would_wait(&error) => {
                     led = Led::Impatient;
