@@ -122,6 +122,8 @@ struct Shared {
     /// Somebody waits, or has left a waker or a callback. Set, under the lock, before `done` is looked at; read after `done` is set:
     /// one of both sides sees the other, and whoever settles what nobody watches takes no lock.
     watched: AtomicBool,
+    /// A [`Watch`] has asked the caller to look around.
+    poked: AtomicBool,
     state: Mutex<State>,
     settled: Condvar,
 }
@@ -131,7 +133,6 @@ struct State {
     faults: Vec<Fault>,
     returned: Option<Bytes>,
     waiting: bool,
-    poked: bool,
     waker: Option<Waker>,
     callback: Option<Callback>,
 }
@@ -219,10 +220,15 @@ impl Sending {
         true
     }
 
+    /// Whether there is nothing to [block](Self::block_until_poked) for.
+    pub(crate) fn is_done_or_poked(&self) -> bool {
+        self.is_done() || self.shared.poked.load(Ordering::Acquire)
+    }
+
     /// Blocks until done, or until a [`Watch`] asks to look around.
     pub(crate) fn block_until_poked(&self) {
         let mut state = self.shared.watch();
-        while !self.is_done() && !std::mem::take(&mut state.poked) {
+        while !self.is_done() && !self.shared.poked.swap(false, Ordering::Acquire) {
             state.waiting = true;
             state = self.shared.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -251,8 +257,9 @@ impl Watch {
     /// Wakes the caller that [waits](Sending::block_until_poked), though it is not done.
     pub(crate) fn poke(&self) {
         let waiting = {
-            let mut state = self.0.lock();
-            state.poked = true;
+            // Under the lock, or a caller that is about to wait could miss it.
+            let state = self.0.lock();
+            self.0.poked.store(true, Ordering::Release);
             state.waiting
         };
         if waiting {
@@ -288,6 +295,7 @@ impl Shared {
         *self.pending.get_mut() = 0;
         *self.done.get_mut() = false;
         *self.watched.get_mut() = false;
+        *self.poked.get_mut() = false;
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         *state = State::default();
     }

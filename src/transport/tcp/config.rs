@@ -182,6 +182,9 @@ impl TcpSenderConfig {
     /// else have been idle. Where the last acknowledgements took longer, it looks at every sixteenth wait only. The other end has
     /// [its own](super::TcpReceiverConfig::busy_poll).
     ///
+    /// Of callers that wait for one destination together, one reads for all. The others look ten times at most, for 1 ms at most, unless
+    /// this is zero.
+    ///
     /// Tribes behaviour: a thread that waits always sleeps.
     #[must_use]
     pub fn busy_poll(mut self, limit: Duration) -> Self {

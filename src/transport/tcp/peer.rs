@@ -15,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::busy_poll::BusyPoll;
 use super::conn::{self, Conn};
 use super::link::{Failed, Link, Loss, Pending, Phase};
 use super::outbox::Outbox;
@@ -37,6 +38,8 @@ pub(super) struct Peer {
     state: Mutex<State>,
     /// Locked only by the driver.
     outbox: Mutex<Outbox>,
+    /// How callers wait while another reads.
+    pub(super) in_crowd: BusyPoll,
 }
 
 struct State {
@@ -108,7 +111,8 @@ impl Peer {
             scheduled: false,
             ticking: false,
         };
-        Self { address, key, core, state: Mutex::new(state), outbox: Mutex::default() }
+        let in_crowd = BusyPoll::in_crowd(core.config.busy_poll);
+        Self { address, key, core, state: Mutex::new(state), outbox: Mutex::default(), in_crowd }
     }
 
     /// What went to a placeholder's address goes to this member.

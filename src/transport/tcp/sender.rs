@@ -150,7 +150,12 @@ impl Sender for TcpSender {
             if !led {
                 let watch = sending.watch();
                 if links.iter().all(|link| link.follow(sending, &watch)) {
-                    sending.block_until_poked();
+                    if let Some(link) = links.first() {
+                        link.in_crowd.find(|| sending.is_done_or_poked());
+                    }
+                    if !sending.is_done() {
+                        sending.block_until_poked();
+                    }
                 }
             }
         }
