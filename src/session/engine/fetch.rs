@@ -7,7 +7,9 @@ use super::keeping::Parked;
 use super::message::{Entry, Found, Message};
 use super::receive::Taken;
 use super::record::Record;
+use super::seen::Seen;
 use super::table::{Held, Key, slot_of};
+use super::version::Version;
 use super::{Engine, Output, Phase, Ticket};
 use crate::member::Member;
 use crate::stack::Time;
@@ -53,6 +55,8 @@ struct Fetch {
     best: Option<Entry>,
     /// How often all may be asked again.
     rounds: u8,
+    /// What this member had written when all were asked last.
+    written: Option<(Version, Seen)>,
     /// The store may have it, and could not be read: it is not asked again for this.
     store_failed: bool,
 }
@@ -170,6 +174,7 @@ impl Engine {
             counted: self.counted(slot_of(key)),
             best: None,
             rounds: ROUNDS,
+            written: self.written_to(key),
             store_failed: self.is_away(key),
         };
         self.fetches.asking.insert(ticket, fetch);
@@ -250,18 +255,13 @@ impl Engine {
     fn fetch_ends(&mut self, ticket: Ticket) {
         let now = self.millis();
         let Some(mut fetch) = self.fetches.asking.remove(&ticket) else { return };
-        if fetch.rounds > 0
-            && fetch.silent.is_empty()
-            && now < fetch.deadline
-            && self.is_behind(&fetch.key)
-            && fetch.best.as_ref().is_none_or(|best| self.lacks_written(&fetch.key, &best.record))
-        {
-            fetch.left = self.sources(slot_of(&fetch.key)).into_iter().rev().collect();
+        let again = self.to_ask_again(&mut fetch);
+        let unasked = !again.is_empty();
+        if unasked && now < fetch.deadline {
+            fetch.left = again.into_iter().rev().collect();
             fetch.rounds -= 1;
-            if !fetch.left.is_empty() {
-                self.fetches.asking.insert(ticket, fetch);
-                return self.ask_next(ticket);
-            }
+            self.fetches.asking.insert(ticket, fetch);
+            return self.ask_next(ticket);
         }
         if self.is_here_but_away(&fetch.key) {
             return self.answer_from_store(ticket, fetch);
@@ -278,7 +278,8 @@ impl Engine {
             None => self.is_behind(&fetch.key),
         };
         let found = self.found(&fetch.key, unkept);
-        let result = if (found.is_none() || behind) && !fetch.silent.is_empty() {
+        // Without a question since, what was answered may be from before the write: that does not show that it is lost.
+        let result = if (found.is_none() || behind) && !fetch.silent.is_empty() || behind && unasked {
             Err(FetchFault { silent: fetch.silent })
         } else {
             if behind {
@@ -287,6 +288,20 @@ impl Engine {
             Ok(found)
         };
         self.outputs.push_back(Output::Fetched(ticket, result));
+    }
+
+    /// Whom a read asks once more that all have answered, because what they have lacks a write of this member.
+    fn to_ask_again(&self, fetch: &mut Fetch) -> Vec<Member> {
+        let lacks = |best: &Entry| self.lacks_written(&fetch.key, &best.record);
+        if !fetch.silent.is_empty() || !self.is_behind(&fetch.key) || !fetch.best.as_ref().is_none_or(lacks) {
+            return Vec::new();
+        }
+        let written = self.written_to(&fetch.key);
+        if fetch.written != written {
+            // It has written again meanwhile, and nobody was asked since.
+            (fetch.written, fetch.rounds) = (written, fetch.rounds.max(1));
+        }
+        if fetch.rounds > 0 { self.sources(slot_of(&fetch.key)) } else { Vec::new() }
     }
 
     pub(super) fn receive_fetch(&mut self, from: &Member, request: u64, key: &[u8]) {
@@ -322,68 +337,7 @@ impl Engine {
         fetch.silent.remove(at);
         let counted = fetch.counted;
         match answer {
-            Found::Entry(entry) if entry.key == key => {
-                let fingerprint = entry.record.fingerprint();
-                let fresh = self.table.get(&key).is_none();
-                let came = Entry::clone(&entry);
-                let late = came.record.is_alive() && is_expired(&came);
-                // A copy to look at: nothing has happened to the entry.
-                let taken = if fresh { self.take_unnoticed(*entry) } else { self.take(*entry) };
-                let unkept = if taken == Taken::Full { self.unkept(came) } else { None };
-                let slot = slot_of(&key);
-                if !fresh {
-                    // Others may count on the copy that was here: one holder has it, and that is all that is known.
-                    // It is let go of later: it is the answer.
-                    let mark = self.placement.rank(slot, from).filter(|_| counted == self.counted(slot)).map_or(0, super::bit);
-                    self.table.note(&key, |held| {
-                        if held.fingerprint == fingerprint {
-                            held.copies |= mark;
-                        }
-                    });
-                } else if self.placement.rank(slot, from).is_some() && self.placement.rank(slot, &self.local).is_none() {
-                    // A copy to look at, of what its holders have: nothing to hand over.
-                    let mask = self.others_mask(slot);
-                    self.table.note(&key, |held| {
-                        if held.fingerprint == fingerprint {
-                            held.copies = mask;
-                        }
-                    });
-                }
-                self.handover_soon();
-                // What is here may be let go of before all have answered.
-                let here = if self.is_away(&key) { None } else { self.whole(&key) };
-                let here = unkept.clone().or(here);
-                let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
-                debug_assert_eq!(fetch.key, key);
-                match (&mut fetch.best, here) {
-                    (Some(best), Some(here)) => {
-                        best.idle = best.idle.min(here.idle);
-                        Arc::make_mut(&mut best.record).merge(Arc::unwrap_or_clone(here.record));
-                    }
-                    (best @ None, here) => *best = here,
-                    (Some(_), None) => {}
-                }
-                let fetch = &*fetch;
-                let holds = |member: &Member| self.placement.rank(slot, member).is_some();
-                let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);
-                let behind = match &unkept {
-                    Some(entry) => self.lacks_written(&key, &entry.record),
-                    None => self.is_behind(&key),
-                };
-                let overdue =
-                    unkept.is_none() && self.table.get(&key).map_or(late, |held| held.is_alive() && self.is_overdue(held));
-                if early || behind || overdue {
-                    // A holder that has not answered yet may know of a later write, or of the end; somebody has what this member
-                    // wrote; and one holder may not have heard of a use that others know of.
-                    return self.ask_next(request);
-                }
-                let Some(fetch) = self.fetches.asking.remove(&request) else { return };
-                if self.is_here_but_away(&fetch.key) {
-                    return self.answer_from_store(request, fetch);
-                }
-                let found = self.found(&fetch.key, unkept.map(|entry| entry.record));
-                self.outputs.push_back(Output::Fetched(request, Ok(found)));
-            }
+            Found::Entry(entry) if entry.key == key => self.receive_found(from, request, counted, *entry),
             // A holder that has everything, and has been there for a while: what it lacks was let go of, or never was.
             Found::Absent if !meeting && !behind && self.placement.rank(slot_of(&key), from).is_some() => {
                 fetch.left.clear();
@@ -392,6 +346,75 @@ impl Engine {
             }
             _ => self.ask_next(request),
         }
+    }
+
+    /// A member that was asked has the entry, as it was when its slot had been `counted` on so often.
+    fn receive_found(&mut self, from: &Member, request: Ticket, counted: u32, entry: Entry) {
+        let (key, fingerprint) = (entry.key.clone(), entry.record.fingerprint());
+        let fresh = self.table.get(&key).is_none();
+        let came = entry.clone();
+        let late = came.record.is_alive() && is_expired(&came);
+        // A copy to look at: nothing has happened to the entry.
+        let taken = if fresh { self.take_unnoticed(entry) } else { self.take(entry) };
+        let unkept = if taken == Taken::Full { self.unkept(came) } else { None };
+        let slot = slot_of(&key);
+        self.note_answer(from, &key, counted, fingerprint, fresh);
+        self.handover_soon();
+        // What is here may be let go of before all have answered.
+        let here = if self.is_away(&key) { None } else { self.whole(&key) };
+        let here = unkept.clone().or(here);
+        let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
+        debug_assert_eq!(fetch.key, key);
+        match (&mut fetch.best, here) {
+            (Some(best), Some(here)) => {
+                best.idle = best.idle.min(here.idle);
+                Arc::make_mut(&mut best.record).merge(Arc::unwrap_or_clone(here.record));
+            }
+            (best @ None, here) => *best = here,
+            (Some(_), None) => {}
+        }
+        let fetch = &*fetch;
+        let holds = |member: &Member| self.placement.rank(slot, member).is_some();
+        let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);
+        let behind = match &unkept {
+            Some(entry) => self.lacks_written(&key, &entry.record),
+            None => self.is_behind(&key),
+        };
+        let overdue = unkept.is_none() && self.table.get(&key).map_or(late, |held| held.is_alive() && self.is_overdue(held));
+        if early || behind || overdue {
+            // A holder that has not answered yet may know of a later write, or of the end; somebody has what this member
+            // wrote; and one holder may not have heard of a use that others know of.
+            return self.ask_next(request);
+        }
+        let Some(fetch) = self.fetches.asking.remove(&request) else { return };
+        if self.is_here_but_away(&fetch.key) {
+            return self.answer_from_store(request, fetch);
+        }
+        let found = self.found(&fetch.key, unkept.map(|entry| entry.record));
+        self.outputs.push_back(Output::Fetched(request, Ok(found)));
+    }
+
+    /// Notes who has what came, if that is what is here now; `fresh` when nothing was here before.
+    fn note_answer(&mut self, from: &Member, key: &[u8], counted: u32, fingerprint: u64, fresh: bool) {
+        let slot = slot_of(key);
+        let copies = match self.placement.rank(slot, from) {
+            // A copy to look at, of what its holders have: nothing to hand over.
+            Some(_) if fresh && self.placement.rank(slot, &self.local).is_none() => self.others_mask(slot),
+            // Others may count on the copy that was here: one holder has it, and that is all that is known. It is let go of later: it
+            // is the answer.
+            Some(position) if !fresh && counted == self.counted(slot) => super::bit(position),
+            _ => 0,
+        };
+        let now = self.millis();
+        self.table.note(key, |held| {
+            if fresh {
+                // Who answers has noted this read, and tells of it.
+                held.tell(now);
+            }
+            if held.fingerprint == fingerprint {
+                held.copies |= copies;
+            }
+        });
     }
 
     /// Who was asked does not have this context, and so no entry.

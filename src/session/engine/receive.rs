@@ -218,7 +218,8 @@ impl Engine {
             }
             if !same_birth && held.record.birth == birth && held.is_alive() {
                 // Another incarnation has its own age.
-                held.accessed = accessed;
+                (held.accessed, held.accessed_here) = (accessed, false);
+                held.tell(accessed);
             }
             held.keep(now.saturating_add(keep));
             (merged, held.record.death())
@@ -268,6 +269,8 @@ impl Engine {
         }
         let mut held = Held::new(Arc::clone(&record), now);
         held.accessed = accessed;
+        // That is the access that the others know of; they need not know of any after it.
+        held.tell(accessed);
         held.keep(now.saturating_add(keep));
         self.table.insert(key, held);
         self.counters.replicated += 1;

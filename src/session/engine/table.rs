@@ -39,7 +39,7 @@ pub(crate) struct Held {
     pub(crate) current: bool,
     /// Whether values of it are in the store only; see [`Record::is_away`].
     pub(crate) away: bool,
-    /// While it is alive, when the others were last told of an access; once it is dead, when it is forgotten.
+    /// While it is alive, up to when the others know of accesses; once it is dead, when it is forgotten.
     stamp: u64,
     /// Which of the slot's holders, by position in the placement, have confirmed this very state.
     pub(crate) copies: u32,
@@ -61,7 +61,7 @@ impl Held {
         }
     }
 
-    /// When the others were last told of an access to this entry, which is alive.
+    /// Up to when the others know of accesses to this entry, which is alive.
     pub(crate) fn told(&self) -> u64 {
         debug_assert!(self.is_alive(), "nobody is told of accesses to the dead");
         self.stamp

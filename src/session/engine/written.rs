@@ -120,6 +120,11 @@ impl Engine {
         self.written.known.get(key).is_some_and(|mark| !mark.is_in(record))
     }
 
+    /// What a read looks for: the incarnation that this member wrote to last, and its writes to it.
+    pub(super) fn written_to(&self, key: &[u8]) -> Option<(Version, Seen)> {
+        self.written.known.get(key).map(|mark| (mark.birth, mark.own.clone()))
+    }
+
     /// The version of a write to this state. A state that lacks earlier writes of this member must not claim to contain them, as it
     /// would by containing a later one of the same writer: such a write goes under a name of its own.
     pub(super) fn version_of_write(&mut self, key: &[u8], to: &Record) -> Version {

@@ -185,6 +185,30 @@ fn who_holds_an_entry_no_longer_has_told_of_its_last_use() {
 }
 
 #[test]
+fn who_was_given_an_idle_entry_tells_of_its_first_use() {
+    let mut group = Group::ready(2, &brisk());
+    let keys: Vec<_> = (0..60).map(key).collect();
+    for key in &keys {
+        assert!(group.commit(0, key, leased(SECOND * 8), Want::None).is_ok());
+    }
+    group.run_for(SECOND * 5);
+    let joiner = group.join(brisk());
+    group.run_for(SECOND);
+    let given: Vec<_> = keys.iter().filter(|key| group.engine(joiner).peek(*key).is_some()).copied().collect();
+    assert!(given.len() > 5, "{given:?}");
+    for key in &given {
+        // Soon after it came, but long after the last use that the other holder knows of.
+        assert!(matches!(group.get(joiner, key), Get::Here(_)), "it holds it");
+    }
+    group.settle();
+    group.crash(joiner);
+    group.run_for(SECOND * 6);
+    for key in given {
+        assert!(holders_of(&group, &key) > 0, "{key:?} was used six seconds ago");
+    }
+}
+
+#[test]
 fn an_overdue_guest_is_handed_over_and_not_expired() {
     let mut group = Group::ready(2, &Config { copies: Copies::Backups(0), ..brisk() });
     let key = owned_by(&group, 0);

@@ -1,6 +1,6 @@
 //! What a member knows of its own writes and removals when it does not hold the entry any more.
 
-use super::super::message::Entry;
+use super::super::message::{Entry, Found};
 use super::*;
 
 /// An entry of member 0 with the value 1 under `n`, and a member that does not hold it.
@@ -65,7 +65,7 @@ fn a_member_does_not_read_less_than_it_wrote() {
     for node in [0, holder(&group, 0, &key, 1)] {
         group.wire.clear();
         let from = group.nodes[node].member.clone();
-        let answer = Message::Fetched { request, answer: message::Found::Entry(Box::new(before.clone())) };
+        let answer = Message::Fetched { request, answer: Found::Entry(Box::new(before.clone())) };
         assert!(group.with(writer, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer))));
     }
     assert!(group.nodes[writer].fetched.is_empty(), "somebody has what it wrote");
@@ -345,4 +345,82 @@ fn what_was_read_shortly_before_its_only_holder_went_out_of_reach_can_be_changed
     assert!(group.engine(heir).owns(&key), "it has all that there is");
     assert!(group.commit(heir, &key, write(&found, "m", "2"), Want::None).is_ok(), "nobody has removed it");
     assert_eq!(group.value(heir, &key, "n").as_deref(), Some(&b"1"[..]));
+}
+
+/// A group of three in which a member has asked the two others for an entry that none has: the owner has answered, the other never will.
+/// Then the member writes the entry, at the owner, and stands still for a minute.
+fn written_after_the_answer() -> (Group, [u8; 4]) {
+    let mut group = Group::ready(3, &backups(0));
+    let key = owned_by(&group, 0);
+    let Get::Asking(request) = group.get(1, &key) else { panic!("it does not hold it") };
+    group.wire.clear();
+    let owner = group.nodes[0].member.clone();
+    let answer = Message::Fetched { request, answer: Found::Unsure };
+    assert!(group.with(1, |engine, now| engine.receive(now, &owner, &codec::encode(0, &answer))));
+    assert!(group.wire.iter().any(|packet| packet.from == 1 && packet.to == 2));
+    group.wire.clear();
+    group.create(1, &key, "n", "1");
+    group.settle();
+    assert!(group.engine(1).table.get(&key).is_none(), "the owner has it");
+    group.now += SECOND * 60;
+    (group, key)
+}
+
+#[test]
+fn answers_from_before_a_write_do_not_show_that_it_is_lost_when_it_is_too_late_to_ask_again() {
+    let (mut group, key) = written_after_the_answer();
+    // What the reader notices first, before its timers, is that the silent one is gone.
+    group.crash(2);
+    let (_, found) = group.nodes[1].fetched.pop().expect("nobody is left to be waited for");
+    assert!(found.is_err(), "nobody was asked since it wrote: {found:?}");
+    assert!(group.engine(1).is_behind(&key), "it still looks for what it wrote");
+    assert_eq!(read(&mut group, 1, &key).value("n").map(|value| &value[..]), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_write_is_lost_when_all_that_were_asked_before_it_are_gone() {
+    let (mut group, key) = written_after_the_answer();
+    group.crash(0);
+    group.crash(2);
+    let (_, found) = group.nodes[1].fetched.pop().expect("nobody is left to be waited for");
+    assert!(matches!(found, Ok(None)), "nobody is left to be asked: {found:?}");
+    assert!(!group.engine(1).is_behind(&key), "it is given up");
+}
+
+#[test]
+fn who_writes_again_while_it_looks_for_a_lost_write_does_not_give_up_the_new_one() {
+    let mut group = Group::ready(3, &backups(0));
+    let is_fit = |key: &[u8; 4]| (holder(&group, 1, key, 0), group.engine(1).placement.order(slot_of(key)).len()) == (0, 3);
+    let then = |key: &[u8; 4]| group.engine(1).placement.order(slot_of(key))[1].clone();
+    let heir = group.nodes[2].member.clone();
+    let key = (0..).map(key).find(|key| is_fit(key) && then(key) == heir).expect("there are many");
+    group.create(1, &key, "n", "1");
+    group.settle();
+    group.crash(0);
+    group.run_for(SECOND * 2);
+    let Get::Asking(request) = group.get(1, &key) else { panic!("it looks for what it wrote") };
+    let unsure = codec::encode(0, &Message::Fetched { request, answer: Found::Unsure });
+    let mut asked = 0;
+    while let Some(packet) = group.wire.pop_front() {
+        if !matches!(decoded(&packet), Some(Message::Fetch { .. })) {
+            continue;
+        }
+        asked += 1;
+        if asked == 3 {
+            // This question is answered before the write comes, for the last time.
+            group.create(1, &key, "n", "2");
+            group.settle();
+            assert!(group.engine(1).table.get(&key).is_none(), "the heir has it");
+        }
+        if asked < 4 {
+            assert!(group.with(1, |engine, now| engine.receive(now, &heir, &unsure)));
+        } else {
+            group.wire.push_back(packet);
+            group.settle();
+        }
+    }
+    assert_eq!(asked, 4, "once more after the write");
+    let (_, found) = group.nodes[1].fetched.pop().expect("it is answered");
+    let found = found.expect("it knows").expect("it is there");
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"2"[..]));
 }
