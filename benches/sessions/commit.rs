@@ -2,7 +2,7 @@
 
 use crate::Plan;
 use crate::members::{self, Kind, SIZE};
-use crate::node::{Node, Problem};
+use crate::node::{Line, Node, Problem};
 use crate::redis_side::Server;
 use crate::role::json;
 use crate::side::Side;
@@ -14,12 +14,22 @@ const SESSIONS: usize = 256;
 /// Bytes of a commit on the wire besides the attribute, as the case `commit-bytes` finds them, without the acknowledgement.
 pub(crate) const OVERHEAD: usize = 279;
 
+/// What a row of processor time is called: it tells apart who does more from who waits less.
+const PROCESSOR: &str = "the same: processor time of all its processes for each";
+
+/// What a lane did in one round.
+struct Round {
+    line: Line,
+    /// Microseconds of a processor for each commit, from the kernel's ticks of 10 ms.
+    processor: f64,
+}
+
 /// Nodes that live through all rounds. The first makes the commits.
 struct Lane {
     side: Side,
     nodes: Vec<Node>,
     /// Dropped after the nodes.
-    _server: Option<Server>,
+    server: Option<Server>,
     count: usize,
 }
 
@@ -27,24 +37,28 @@ pub(crate) fn one_thread(plan: &Plan) -> Result<Vec<Row>, Problem> {
     const P50: &[Target] = &[Target::most(1.5, Side::Raw), Target::most(1.0, Side::Redis)];
     let mut p50 = Row::new("commit-1", "commit of 1 KiB, waiting for one backup: p50", Unit::Micros, P50);
     let mut p99 = Row::new("commit-1", "the same: p99", Unit::Micros, &[]);
-    measure(plan, "commit-1", 1, [20_000, 20_000, 20_000, 5000], |side, round| {
-        p50.add(side, round.number("p50_ns")? / 1e3);
-        p99.add(side, round.number("p99_ns")? / 1e3);
+    let mut cpu = Row::new("commit-1", PROCESSOR, Unit::Micros, &[]);
+    measure(plan, "commit-1", 1, [20_000, 20_000, 20_000, 5000], |side, Round { line, processor }| {
+        p50.add(side, line.number("p50_ns")? / 1e3);
+        p99.add(side, line.number("p99_ns")? / 1e3);
+        cpu.add(side, processor);
         Ok(())
     })?;
-    Ok(vec![p50, p99])
+    Ok(vec![p50, p99, cpu])
 }
 
 pub(crate) fn sixteen_threads(plan: &Plan) -> Result<Vec<Row>, Problem> {
     const RATE: &[Target] = &[Target::least(3.0, Side::Lazy), Target::least(1.0, Side::Redis)];
     let mut rate = Row::new("commit-16", "the same from 16 threads: commits/s", Unit::Rate, RATE);
     let mut p99 = Row::new("commit-16", "the same from 16 threads: p99", Unit::Micros, &[]);
-    measure(plan, "commit-16", 16, [80_000, 80_000, 80_000, 16_000], |side, round| {
-        rate.add(side, round.number("count")? / round.number("seconds")?);
-        p99.add(side, round.number("p99_ns")? / 1e3);
+    let mut cpu = Row::new("commit-16", PROCESSOR, Unit::Micros, &[]);
+    measure(plan, "commit-16", 16, [80_000, 80_000, 80_000, 16_000], |side, Round { line, processor }| {
+        rate.add(side, line.number("count")? / line.number("seconds")?);
+        p99.add(side, line.number("p99_ns")? / 1e3);
+        cpu.add(side, processor);
         Ok(())
     })?;
-    Ok(vec![rate, p99])
+    Ok(vec![rate, p99, cpu])
 }
 
 fn measure(
@@ -52,7 +66,7 @@ fn measure(
     case: &str,
     threads: usize,
     counts: [usize; 4],
-    mut add: impl FnMut(Side, &crate::node::Line) -> Result<(), Problem>,
+    mut add: impl FnMut(Side, Round) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
     let sides = SIDES.into_iter().zip(counts).filter(|(side, _)| plan.launcher.has(*side));
     let mut lanes = sides.map(|(side, count)| start(plan, side, threads, count)).collect::<Result<Vec<_>, _>>()?;
@@ -60,14 +74,14 @@ fn measure(
     for round in 0..=plan.rounds {
         plan.say(case, &format!("round {round} of {}", plan.rounds));
         for lane in &mut lanes {
-            let line = lane.run(plan, threads)?;
-            let failed = line.number("failed")?;
+            let ran = lane.run(plan, threads)?;
+            let failed = ran.line.number("failed")?;
             if failed > 0.0 {
-                let why = line.text("error").unwrap_or_default();
+                let why = ran.line.text("error").unwrap_or_default();
                 return Err(format!("{failed} commits of {} failed: {}", lane.nodes[0].name(), json(why)).into());
             }
             if round > 0 {
-                add(lane.side, &line)?;
+                add(lane.side, ran)?;
             }
         }
     }
@@ -87,16 +101,24 @@ fn start(plan: &Plan, side: Side, threads: usize, full: usize) -> Result<Lane, P
     if side != Side::Raw {
         nodes[0].ask(&format!("fill {SESSIONS} {threads} {SIZE}"), "filled", plan.patience)?;
     }
-    Ok(Lane { side, nodes, _server: server, count })
+    Ok(Lane { side, nodes, server, count })
 }
 
 impl Lane {
-    fn run(&mut self, plan: &Plan, threads: usize) -> Result<crate::node::Line, Problem> {
+    fn run(&mut self, plan: &Plan, threads: usize) -> Result<Round, Problem> {
         let command = match self.side {
             Side::Raw => "run".to_owned(),
             _ => format!("commit {} {threads} {SIZE}", self.count),
         };
-        self.nodes[0].ask(&command, "round", plan.patience)
+        let before = self.processor()?;
+        let line = self.nodes[0].ask(&command, "round", plan.patience)?;
+        Ok(Round { line, processor: (self.processor()? - before) * 1e6 / self.count as f64 })
+    }
+
+    /// The processor time of all its processes, in seconds.
+    fn processor(&self) -> Result<f64, Problem> {
+        let usages = self.nodes.iter().map(Node::usage).chain(self.server.iter().map(Server::usage));
+        usages.map(|usage| Ok(usage?.cpu)).sum()
     }
 }
 
