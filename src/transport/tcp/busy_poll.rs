@@ -7,7 +7,8 @@
 //! In a crowd, where one caller reads the answers of all, the others look as well. To them time means little, as what passes between two
 //! looks is others' work; they look a few times.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::clock;
 /// The default of what is spent on looking before a thread sleeps.
 pub(super) const DEFAULT: Duration = Duration::from_micros(20);
 
-/// More than this is never spent: a thread that waits has others to look after, and its own end. What took longer to be found would have
-/// been found sooner asleep: somebody has the processor who does not let go of it.
+/// More than this is never spent by one that waits alone: it has others to look after, and its own end. And where the processor does not
+/// come back for so long after it was given away, somebody has it who does not let go of it: one that sleeps would be woken sooner.
 const MAX: Duration = Duration::from_millis(1);
 
 /// How often one of a crowd looks before it sleeps.
@@ -28,64 +29,121 @@ const IN_VAIN: u32 = 4;
 /// Then every so many waits it is tried again.
 const RETRY: u32 = 16;
 
-/// Decides whether looking pays, by how it went the last times. Where several threads wait at once, it is the same for all.
+/// When the processor did not come back, nobody looks for so many waits; each time it happens soon again, for twice as many.
+const PAUSE: RangeInclusive<u32> = 64..=4096;
+/// One part in so many of that pause is taken off it by each success.
+const DECAY: u32 = 64;
+
+/// Decides whether looking pays, by how it went the last times. Where several threads wait at once, it is the same for all; then they may
+/// miss each other's news, which does no harm.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
     limit: Duration,
     looks: u32,
     /// Waits since the last that looking shortened.
     misses: AtomicU32,
+    /// For how many more waits nobody looks.
+    paused: AtomicU32,
+    /// For how many it was last.
+    pause: AtomicU32,
 }
 
 impl BusyPoll {
     /// Looks for at most `limit` at a time, or [`MAX`]; not at all if that is zero.
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit: limit.min(MAX), looks: u32::MAX, misses: AtomicU32::new(0) }
+        Self::with(limit.min(MAX), u32::MAX)
     }
 
     /// For those who wait while one of them reads for all: looks a few times, however long that takes; not at all if `limit` is zero.
     pub(super) fn in_crowd(limit: Duration) -> Self {
-        let limit = if limit.is_zero() { Duration::ZERO } else { MAX };
-        Self { limit, looks: LOOKS, misses: AtomicU32::new(0) }
+        Self::with(if limit.is_zero() { limit } else { Duration::MAX }, LOOKS)
+    }
+
+    fn with(limit: Duration, looks: u32) -> Self {
+        Self { limit, looks, misses: AtomicU32::new(0), paused: AtomicU32::new(0), pause: AtomicU32::new(0) }
     }
 
     /// Looks until there is something, or for as long as it may; returns whether there is.
-    pub(super) fn find(&self, mut look: impl FnMut() -> bool) -> bool {
+    pub(super) fn find(&self, look: impl FnMut() -> bool) -> bool {
+        let mut last = None;
+        let give_way = || {
+            let before = last.unwrap_or_else(clock::now);
+            thread::yield_now();
+            let now = clock::now();
+            last = Some(now);
+            now.saturating_duration_since(before)
+        };
+        self.find_between(look, give_way)
+    }
+
+    /// Looks, and between two looks gives way to others, which takes so long.
+    fn find_between(&self, mut look: impl FnMut() -> bool, mut give_way: impl FnMut() -> Duration) -> bool {
         if !self.pays() {
-            self.ended(false);
             return false;
         }
         if look() {
-            self.ended(true);
+            self.found();
             return true;
         }
-        let since = clock::now();
+        let mut spent = Duration::ZERO;
         for _ in 1..self.looks {
-            thread::yield_now();
-            if look() {
-                self.ended(!clock::left(since, MAX).is_zero());
+            let took = give_way();
+            let found = look();
+            if took >= MAX {
+                self.pause();
+                return found;
+            }
+            if found {
+                self.found();
                 return true;
             }
-            if clock::left(since, self.limit).is_zero() {
+            spent += took;
+            if spent >= self.limit {
                 break;
             }
         }
-        self.ended(false);
+        self.missed();
         false
     }
 
+    /// Whether this wait is one to look in.
     fn pays(&self) -> bool {
-        let misses = self.misses.load(Ordering::Relaxed);
-        !self.limit.is_zero() && (misses < IN_VAIN || misses.is_multiple_of(RETRY))
+        if self.limit.is_zero() {
+            return false;
+        }
+        let paused = self.paused.load(Relaxed);
+        if paused > 0 {
+            self.paused.store(paused - 1, Relaxed);
+            return false;
+        }
+        let misses = self.misses.load(Relaxed);
+        let pays = misses < IN_VAIN || misses.is_multiple_of(RETRY);
+        if !pays {
+            self.missed();
+        }
+        pays
     }
 
-    fn ended(&self, found: bool) {
-        // Threads that end at once may count as one. A count that has run over is not zero again, which would be a success.
-        let misses = self.misses.load(Ordering::Relaxed);
-        let next = if found { 0 } else { misses.wrapping_add(1).max(1) };
-        if next != misses {
-            self.misses.store(next, Ordering::Relaxed);
+    fn found(&self) {
+        let (misses, pause) = (self.misses.load(Relaxed), self.pause.load(Relaxed));
+        // Nearly always there is nothing to store, which others would have to fetch.
+        if misses > 0 {
+            self.misses.store(0, Relaxed);
         }
+        if pause > 0 {
+            self.pause.store(pause - pause.div_ceil(DECAY), Relaxed);
+        }
+    }
+
+    fn missed(&self) {
+        // A count that has run over is not zero again, which would be a success.
+        self.misses.store(self.misses.load(Relaxed).wrapping_add(1).max(1), Relaxed);
+    }
+
+    fn pause(&self) {
+        let pause = self.pause.load(Relaxed).saturating_mul(2).clamp(*PAUSE.start(), *PAUSE.end());
+        self.pause.store(pause, Relaxed);
+        self.paused.store(pause, Relaxed);
     }
 }
 
@@ -93,77 +151,99 @@ impl BusyPoll {
 mod tests {
     use super::*;
 
-    /// However busy the machine is.
-    fn unhurried() -> BusyPoll {
-        BusyPoll { limit: Duration::from_secs(3600), looks: u32::MAX, misses: AtomicU32::new(0) }
-    }
-
     /// Waits in vain; returns at which of so many waits it looked.
-    fn tries(poll: &mut BusyPoll, waits: u32) -> Vec<u32> {
-        poll.limit = Duration::from_nanos(1);
+    fn tries(poll: &BusyPoll, waits: u32) -> Vec<u32> {
         let looks = || {
             let mut looked = false;
-            let found = poll.find(|| {
+            let look = || {
                 looked = true;
                 false
-            });
-            assert!(!found);
+            };
+            assert!(!poll.find_between(look, || Duration::ZERO));
             looked
         };
         (0..waits).filter(|_| looks()).collect()
     }
 
+    /// Looks twice at most.
+    fn brief() -> BusyPoll {
+        BusyPoll::with(MAX, 2)
+    }
+
     #[test]
     fn what_comes_while_it_looks_is_found() {
-        let poll = unhurried();
+        let poll = BusyPoll::with(Duration::MAX, u32::MAX);
         let mut looks = 0;
-        assert!(poll.find(|| {
+        let look = || {
             looks += 1;
             looks == 5
-        }));
+        };
+        assert!(poll.find_between(look, || Duration::ZERO));
         assert_eq!(looks, 5);
     }
 
     #[test]
     fn where_looking_is_in_vain_it_is_rare() {
-        let mut poll = BusyPoll::new(MAX);
-        assert_eq!(tries(&mut poll, 50), [0, 1, 2, 3, 16, 32, 48]);
+        assert_eq!(tries(&brief(), 50), [0, 1, 2, 3, 16, 32, 48]);
     }
 
     #[test]
     fn one_success_makes_it_worthwhile_again() {
-        let mut poll = BusyPoll::new(MAX);
-        assert_eq!(tries(&mut poll, 16), [0, 1, 2, 3]);
-        poll.limit = MAX;
+        let poll = brief();
+        assert_eq!(tries(&poll, 16), [0, 1, 2, 3]);
         assert!(poll.find(|| true), "the time to try has come");
-        assert_eq!(tries(&mut poll, 6), [0, 1, 2, 3]);
+        assert_eq!(tries(&poll, 6), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn one_that_is_alone_looks_for_a_limited_time() {
+        let poll = BusyPoll::new(MAX / 2);
+        let mut looks = 0;
+        let look = || {
+            looks += 1;
+            false
+        };
+        assert!(!poll.find_between(look, || MAX / 10));
+        assert_eq!(looks, 6);
     }
 
     #[test]
     fn one_of_a_crowd_looks_a_few_times() {
-        let poll = BusyPoll { looks: LOOKS, ..unhurried() };
+        let poll = BusyPoll::in_crowd(MAX);
         let mut looks = 0;
         let mut look = |found| {
             looks += 1;
             looks == found
         };
-        assert!(!poll.find(|| look(u32::MAX)));
-        assert!(poll.find(|| look(2 * LOOKS)), "at the last look");
+        assert!(!poll.find_between(|| look(u32::MAX), || MAX / 2));
+        assert!(poll.find_between(|| look(2 * LOOKS), || MAX / 2), "at the last look");
         assert_eq!(looks, 2 * LOOKS);
     }
 
     #[test]
-    fn what_is_found_late_was_not_worth_looking_for() {
-        let poll = unhurried();
-        for _ in 0..IN_VAIN {
-            let (since, mut first) = (clock::now(), true);
-            assert!(poll.find(|| {
-                // Somebody has the processor for long.
-                while !first && !clock::left(since, 2 * MAX).is_zero() {}
-                !std::mem::take(&mut first)
-            }));
+    fn where_the_processor_does_not_come_back_nobody_looks_for_a_while() {
+        for poll in [BusyPoll::new(MAX), BusyPoll::in_crowd(MAX)] {
+            let found_late = |poll: &BusyPoll| {
+                let mut looks = 0;
+                let look = || {
+                    looks += 1;
+                    looks == 2
+                };
+                assert!(poll.find_between(look, || MAX), "it has come meanwhile");
+            };
+            let paused = |poll: &BusyPoll| (0..).take_while(|_| !poll.find(|| true)).count();
+            found_late(&poll);
+            assert_eq!(paused(&poll), 64);
+            found_late(&poll);
+            assert_eq!(paused(&poll), 126, "twice as many, but for one success between");
+            (0..1000).for_each(|_| assert!(poll.find(|| true)));
+            found_late(&poll);
+            assert_eq!(paused(&poll), 64, "that was long ago");
+            for _ in 0..10 {
+                poll.pause();
+            }
+            assert_eq!(paused(&poll), 4096, "it is bounded");
         }
-        assert!(!poll.find(|| panic!("it looked")));
     }
 
     #[test]

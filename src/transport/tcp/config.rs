@@ -182,8 +182,8 @@ impl TcpSenderConfig {
     /// else have been idle. Where the last acknowledgements took longer, it looks at every sixteenth wait only. The other end has
     /// [its own](super::TcpReceiverConfig::busy_poll).
     ///
-    /// Of callers that wait for one destination together, one reads for all. The others look ten times at most, for 1 ms at most, unless
-    /// this is zero.
+    /// Of callers that wait for one destination together, one reads for all. The others look ten times at most, unless this is zero.
+    /// Where the processor does not come back within 1 ms, nobody looks for a while.
     ///
     /// Tribes behaviour: a thread that waits always sleeps.
     #[must_use]
