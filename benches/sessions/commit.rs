@@ -15,7 +15,7 @@ const SESSIONS: usize = 256;
 pub(crate) const OVERHEAD: usize = 279;
 
 /// What a row of processor time is called: it tells apart who does more from who waits less.
-const PROCESSOR: &str = "the same: processor time of all its processes for each";
+const PROCESSOR: &str = "processor time of all processes for each commit";
 
 /// What a lane did in one round.
 struct Round {
@@ -112,7 +112,8 @@ impl Lane {
         };
         let before = self.processor()?;
         let line = self.nodes[0].ask(&command, "round", plan.patience)?;
-        Ok(Round { line, processor: (self.processor()? - before) * 1e6 / self.count as f64 })
+        let processor = (self.processor()? - before) * 1e6 / line.number("count")?;
+        Ok(Round { line, processor })
     }
 
     /// The processor time of all its processes, in seconds.

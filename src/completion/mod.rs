@@ -232,6 +232,7 @@ impl Sending {
             state.waiting = true;
             state = self.shared.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.waiting = false;
     }
 
     /// Gives the body back with the error, for a caller that asked for it.
@@ -383,6 +384,19 @@ mod tests {
         assert!(!sending.is_done());
         fork.delivered();
         assert_eq!(sending.wait().expect("all delivered").delivered, 2);
+    }
+
+    #[test]
+    fn a_poke_is_seen_by_who_looks_and_taken_by_who_blocks() {
+        let (sending, legs) = Sending::new(id(), members(1));
+        sending.watch().poke();
+        assert!(sending.is_done_or_poked());
+        sending.block_until_poked();
+        assert!(!sending.is_done_or_poked(), "it is taken");
+        sending.watch().poke();
+        legs.into_iter().for_each(Leg::delivered);
+        assert!(sending.wait().is_ok());
+        assert!(!Sending::new(id(), members(1)).0.is_done_or_poked(), "whatever is used again");
     }
 
     #[test]

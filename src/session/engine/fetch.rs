@@ -255,9 +255,9 @@ impl Engine {
     fn fetch_ends(&mut self, ticket: Ticket) {
         let now = self.millis();
         let Some(mut fetch) = self.fetches.asking.remove(&ticket) else { return };
-        let again = self.to_ask_again(&mut fetch);
-        let unasked = !again.is_empty();
-        if unasked && now < fetch.deadline {
+        let again = self.whom_to_ask_again(&mut fetch);
+        let too_late = !again.is_empty() && now >= fetch.deadline;
+        if !again.is_empty() && !too_late {
             fetch.left = again.into_iter().rev().collect();
             fetch.rounds -= 1;
             self.fetches.asking.insert(ticket, fetch);
@@ -278,8 +278,8 @@ impl Engine {
             None => self.is_behind(&fetch.key),
         };
         let found = self.found(&fetch.key, unkept);
-        // Without a question since, what was answered may be from before the write: that does not show that it is lost.
-        let result = if (found.is_none() || behind) && !fetch.silent.is_empty() || behind && unasked {
+        // Who was to be asked again may have what the last answers lacked: they may have crossed the write, and do not show that it is lost.
+        let result = if (found.is_none() || behind) && !fetch.silent.is_empty() || behind && too_late {
             Err(FetchFault { silent: fetch.silent })
         } else {
             if behind {
@@ -290,15 +290,15 @@ impl Engine {
         self.outputs.push_back(Output::Fetched(ticket, result));
     }
 
-    /// Whom a read asks once more that all have answered, because what they have lacks a write of this member.
-    fn to_ask_again(&self, fetch: &mut Fetch) -> Vec<Member> {
+    /// Whom a read asks once more that all have answered, because what they have lacks a write of this member. A write that came after
+    /// they were asked last is worth another round.
+    fn whom_to_ask_again(&self, fetch: &mut Fetch) -> Vec<Member> {
         let lacks = |best: &Entry| self.lacks_written(&fetch.key, &best.record);
         if !fetch.silent.is_empty() || !self.is_behind(&fetch.key) || !fetch.best.as_ref().is_none_or(lacks) {
             return Vec::new();
         }
         let written = self.written_to(&fetch.key);
         if fetch.written != written {
-            // It has written again meanwhile, and nobody was asked since.
             (fetch.written, fetch.rounds) = (written, fetch.rounds.max(1));
         }
         if fetch.rounds > 0 { self.sources(slot_of(&fetch.key)) } else { Vec::new() }
@@ -408,7 +408,7 @@ impl Engine {
         let now = self.millis();
         self.table.note(key, |held| {
             if fresh {
-                // Who answers has noted this read, and tells of it.
+                // Who answers has noted this read, and tells of it; what was overdue there is so here, and is asked for elsewhere.
                 held.tell(now);
             }
             if held.fingerprint == fingerprint {

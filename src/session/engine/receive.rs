@@ -269,7 +269,7 @@ impl Engine {
         }
         let mut held = Held::new(Arc::clone(&record), now);
         held.accessed = accessed;
-        // That is the access that the others know of; they need not know of any after it.
+        // Of that access the others know, as far as is known here; they need not know of any after it.
         held.tell(accessed);
         held.keep(now.saturating_add(keep));
         self.table.insert(key, held);

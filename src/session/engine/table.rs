@@ -67,10 +67,10 @@ impl Held {
         self.stamp
     }
 
-    /// The others are told of an access.
-    pub(crate) fn tell(&mut self, now: u64) {
+    /// The others know of accesses up to then.
+    pub(crate) fn tell(&mut self, until: u64) {
         if self.is_alive() {
-            self.stamp = now;
+            self.stamp = until;
         }
     }
 

@@ -17,9 +17,11 @@ use crate::clock;
 /// The default of what is spent on looking before a thread sleeps.
 pub(super) const DEFAULT: Duration = Duration::from_micros(20);
 
-/// More than this is never spent by one that waits alone: it has others to look after, and its own end. And where the processor does not
-/// come back for so long after it was given away, somebody has it who does not let go of it: one that sleeps would be woken sooner.
+/// More than this is never spent by one that waits alone: it has others to look after, and its own end.
 const MAX: Duration = Duration::from_millis(1);
+
+/// Where the processor does not come back for so long after it was given away, others keep it busy: one that sleeps would be woken sooner.
+const GONE: Duration = Duration::from_millis(1);
 
 /// How often one of a crowd looks before it sleeps.
 const LOOKS: u32 = 10;
@@ -30,7 +32,7 @@ const IN_VAIN: u32 = 4;
 const RETRY: u32 = 16;
 
 /// When the processor did not come back, nobody looks for so many waits; each time it happens soon again, for twice as many.
-const PAUSE: RangeInclusive<u32> = 64..=4096;
+const PAUSE: RangeInclusive<u32> = 1024..=16_384;
 /// One part in so many of that pause is taken off it by each success.
 const DECAY: u32 = 64;
 
@@ -89,7 +91,7 @@ impl BusyPoll {
         for _ in 1..self.looks {
             let took = give_way();
             let found = look();
-            if took >= MAX {
+            if took >= GONE {
                 self.pause();
                 return found;
             }
@@ -102,7 +104,7 @@ impl BusyPoll {
                 break;
             }
         }
-        self.missed();
+        self.missed(self.misses.load(Relaxed));
         false
     }
 
@@ -119,7 +121,7 @@ impl BusyPoll {
         let misses = self.misses.load(Relaxed);
         let pays = misses < IN_VAIN || misses.is_multiple_of(RETRY);
         if !pays {
-            self.missed();
+            self.missed(misses);
         }
         pays
     }
@@ -135,15 +137,17 @@ impl BusyPoll {
         }
     }
 
-    fn missed(&self) {
+    fn missed(&self, before: u32) {
         // A count that has run over is not zero again, which would be a success.
-        self.misses.store(self.misses.load(Relaxed).wrapping_add(1).max(1), Relaxed);
+        self.misses.store(before.wrapping_add(1).max(1), Relaxed);
     }
 
     fn pause(&self) {
         let pause = self.pause.load(Relaxed).saturating_mul(2).clamp(*PAUSE.start(), *PAUSE.end());
-        self.pause.store(pause, Relaxed);
-        self.paused.store(pause, Relaxed);
+        // Several that have given way come back at about the same time: that is one event.
+        if self.paused.compare_exchange(0, pause, Relaxed, Relaxed).is_ok() {
+            self.pause.store(pause, Relaxed);
+        }
     }
 }
 
@@ -215,8 +219,8 @@ mod tests {
             looks += 1;
             looks == found
         };
-        assert!(!poll.find_between(|| look(u32::MAX), || MAX / 2));
-        assert!(poll.find_between(|| look(2 * LOOKS), || MAX / 2), "at the last look");
+        assert!(!poll.find_between(|| look(u32::MAX), || GONE / 2));
+        assert!(poll.find_between(|| look(2 * LOOKS), || GONE / 2), "at the last look");
         assert_eq!(looks, 2 * LOOKS);
     }
 
@@ -229,20 +233,30 @@ mod tests {
                     looks += 1;
                     looks == 2
                 };
-                assert!(poll.find_between(look, || MAX), "it has come meanwhile");
+                assert!(poll.find_between(look, || GONE), "it has come meanwhile");
             };
             let paused = |poll: &BusyPoll| (0..).take_while(|_| !poll.find(|| true)).count();
             found_late(&poll);
-            assert_eq!(paused(&poll), 64);
+            assert_eq!(paused(&poll), 1024);
             found_late(&poll);
-            assert_eq!(paused(&poll), 126, "twice as many, but for one success between");
+            assert_eq!(paused(&poll), 2016, "twice as many, but for one success between");
             (0..1000).for_each(|_| assert!(poll.find(|| true)));
             found_late(&poll);
-            assert_eq!(paused(&poll), 64, "that was long ago");
-            for _ in 0..10 {
+            assert_eq!(paused(&poll), 1024, "that was long ago");
+            (0..10).for_each(|_| poll.pause());
+            assert_eq!(paused(&poll), 2016, "those were one event");
+            let pauses = (0..10).map(|_| {
                 poll.pause();
-            }
-            assert_eq!(paused(&poll), 4096, "it is bounded");
+                paused(&poll)
+            });
+            assert_eq!(pauses.last(), Some(16_384), "it is bounded");
+        }
+    }
+
+    #[test]
+    fn it_ends_when_nothing_comes() {
+        for poll in [BusyPoll::new(MAX), BusyPoll::in_crowd(MAX)] {
+            assert!((0..20).all(|_| !poll.find(|| false)));
         }
     }
 

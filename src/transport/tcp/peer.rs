@@ -38,7 +38,7 @@ pub(super) struct Peer {
     state: Mutex<State>,
     /// Locked only by the driver.
     outbox: Mutex<Outbox>,
-    /// How callers wait while another reads.
+    /// How callers wait that cannot read themselves just now, nearly always because another does.
     pub(super) in_crowd: BusyPoll,
 }
 
