@@ -31,8 +31,9 @@ const IN_VAIN: u32 = 4;
 /// Then every so many waits it is tried again.
 const RETRY: u32 = 16;
 
-/// When the processor did not come back, nobody looks for so many waits; each time it happens soon again, for twice as many.
-const PAUSE: RangeInclusive<u32> = 1024..=16_384;
+/// When the processor did not come back, nobody looks for so many waits; each time it happens soon again, for twice as many. Beginning
+/// with a thousand, the few moments that any machine takes for itself cost sixteen callers a third of their commits.
+const PAUSE: RangeInclusive<u32> = 64..=4096;
 /// One part in so many of that pause is taken off it by each success.
 const DECAY: u32 = 64;
 
@@ -237,19 +238,19 @@ mod tests {
             };
             let paused = |poll: &BusyPoll| (0..).take_while(|_| !poll.find(|| true)).count();
             found_late(&poll);
-            assert_eq!(paused(&poll), 1024);
+            assert_eq!(paused(&poll), 64);
             found_late(&poll);
-            assert_eq!(paused(&poll), 2016, "twice as many, but for one success between");
+            assert_eq!(paused(&poll), 126, "twice as many, but for one success between");
             (0..1000).for_each(|_| assert!(poll.find(|| true)));
             found_late(&poll);
-            assert_eq!(paused(&poll), 1024, "that was long ago");
+            assert_eq!(paused(&poll), 64, "that was long ago");
             (0..10).for_each(|_| poll.pause());
-            assert_eq!(paused(&poll), 2016, "those were one event");
+            assert_eq!(paused(&poll), 126, "those were one event");
             let pauses = (0..10).map(|_| {
                 poll.pause();
                 paused(&poll)
             });
-            assert_eq!(pauses.last(), Some(16_384), "it is bounded");
+            assert_eq!(pauses.last(), Some(4096), "it is bounded");
         }
     }
 
