@@ -53,8 +53,13 @@ struct Fetch {
     counted: u32,
     /// What was here after the last answer: it may have been let go of before the fetch ends.
     best: Option<Entry>,
-    /// How often all may be asked again.
+    /// How often all may be asked again because of what this member has written.
     rounds: u8,
+    /// Whether somebody who had nothing was not sure, while all are asked for the first time: what was moved meanwhile, from who had yet
+    /// to be asked to who had answered, all have missed.
+    unsure: bool,
+    /// Whether all were asked again for that.
+    twice: bool,
     /// What this member had written when all were asked last.
     written: Option<(Version, Seen)>,
     /// The store may have it, and could not be read: it is not asked again for this.
@@ -174,6 +179,8 @@ impl Engine {
             counted: self.counted(slot_of(key)),
             best: None,
             rounds: ROUNDS,
+            unsure: false,
+            twice: false,
             written: self.written_to(key),
             store_failed: self.is_away(key),
         };
@@ -259,7 +266,6 @@ impl Engine {
         let too_late = !again.is_empty() && now >= fetch.deadline;
         if !again.is_empty() && !too_late {
             fetch.left = again.into_iter().rev().collect();
-            fetch.rounds -= 1;
             self.fetches.asking.insert(ticket, fetch);
             return self.ask_next(ticket);
         }
@@ -279,7 +285,7 @@ impl Engine {
         };
         let found = self.found(&fetch.key, unkept);
         // Who was to be asked again may have what the last answers lacked: they may have crossed the write, and do not show that it is lost.
-        let result = if (found.is_none() || behind) && !fetch.silent.is_empty() || behind && too_late {
+        let result = if (found.is_none() || behind) && (too_late || !fetch.silent.is_empty()) {
             Err(FetchFault { silent: fetch.silent })
         } else {
             if behind {
@@ -290,18 +296,27 @@ impl Engine {
         self.outputs.push_back(Output::Fetched(ticket, result));
     }
 
-    /// Whom a read asks once more that all have answered, because what they have lacks a write of this member. A write that came after
-    /// they were asked last is worth another round.
+    /// Whom a read asks once more that all have answered: because what they have lacks a write of this member, or because all have
+    /// nothing, and what they had may have moved past the question. A write that came after they were asked last is worth another round.
     fn whom_to_ask_again(&self, fetch: &mut Fetch) -> Vec<Member> {
-        let lacks = |best: &Entry| self.lacks_written(&fetch.key, &best.record);
-        if !fetch.silent.is_empty() || !self.is_behind(&fetch.key) || !fetch.best.as_ref().is_none_or(lacks) {
+        if !fetch.silent.is_empty() {
             return Vec::new();
         }
-        let written = self.written_to(&fetch.key);
-        if fetch.written != written {
-            (fetch.written, fetch.rounds) = (written, fetch.rounds.max(1));
+        let lacks = |best: &Entry| self.lacks_written(&fetch.key, &best.record);
+        if self.is_behind(&fetch.key) && fetch.best.as_ref().is_none_or(lacks) {
+            let written = self.written_to(&fetch.key);
+            if fetch.written != written {
+                (fetch.written, fetch.rounds) = (written, fetch.rounds.max(1));
+            }
+            if fetch.rounds > 0 {
+                fetch.rounds -= 1;
+                return self.sources(slot_of(&fetch.key));
+            }
+        } else if fetch.unsure && !fetch.twice && fetch.best.is_none() {
+            fetch.twice = true;
+            return self.sources(slot_of(&fetch.key));
         }
-        if fetch.rounds > 0 { self.sources(slot_of(&fetch.key)) } else { Vec::new() }
+        Vec::new()
     }
 
     pub(super) fn receive_fetch(&mut self, from: &Member, request: u64, key: &[u8]) {
@@ -335,6 +350,7 @@ impl Engine {
         let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
         let Some(at) = fetch.silent.iter().position(|member| member == from) else { return };
         fetch.silent.remove(at);
+        fetch.unsure |= !matches!(answer, Found::Entry(_));
         let counted = fetch.counted;
         match answer {
             Found::Entry(entry) if entry.key == key => self.receive_found(from, request, counted, *entry),
@@ -342,13 +358,14 @@ impl Engine {
             Found::Absent if !meeting && !behind && self.placement.rank(slot_of(&key), from).is_some() => {
                 fetch.left.clear();
                 fetch.silent.clear();
+                fetch.unsure = false;
                 self.fetch_ends(request);
             }
             _ => self.ask_next(request),
         }
     }
 
-    /// A member that was asked has the entry, as it was when its slot had been `counted` on so often.
+    /// A member that was asked has the entry. How often its slot had been `counted` on here when it was asked: see `handover`.
     fn receive_found(&mut self, from: &Member, request: Ticket, counted: u32, entry: Entry) {
         let (key, fingerprint) = (entry.key.clone(), entry.record.fingerprint());
         let fresh = self.table.get(&key).is_none();
@@ -375,7 +392,14 @@ impl Engine {
         }
         let fetch = &*fetch;
         let holds = |member: &Member| self.placement.rank(slot, member).is_some();
-        let early = !holds(from) && fetch.silent.iter().any(holds) && self.table.get(&key).is_some_and(Held::is_alive);
+        let joins = |member: &Member| holds(member) && self.peers.phase_of(member) == Some(Phase::Joining);
+        let ended = self.table.get(&key).is_some_and(|held| !held.is_alive());
+        let early = if ended {
+            // It may have begun anew at one that joins, and who wrote it may be dead.
+            fetch.left.iter().any(joins)
+        } else {
+            !holds(from) && fetch.silent.iter().any(holds)
+        };
         let behind = match &unkept {
             Some(entry) => self.lacks_written(&key, &entry.record),
             None => self.is_behind(&key),

@@ -63,7 +63,7 @@ macro_rules! planted {
 }
 
 planted! {
-    a_forgotten_tombstone_is_caught: drop_tombstones, SEEDS, ["has lost", "let go of", "refuses a change"];
+    a_forgotten_tombstone_is_caught: drop_tombstones, SEEDS, ["has lost", "let go of", "refuses a change", "has nothing of"];
     a_skipped_repair_is_caught: skip_repair, SEEDS, ["no agreement in time"];
     #[cfg_attr(debug_assertions, ignore = "takes many histories: run it in a release build")]
     a_change_without_its_base_is_caught: ignore_base, SEEDS, ["has lost", "read less than was written", "no agreement in time"];

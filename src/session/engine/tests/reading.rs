@@ -103,6 +103,49 @@ fn a_read_does_not_believe_a_guest_while_a_holder_may_still_answer() {
 }
 
 #[test]
+fn what_moves_to_a_member_that_has_answered_a_read_already_is_found() {
+    let mut group = Group::ready(4, &backups(0));
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.settle();
+    group.with(0, Engine::drain);
+    // All hear that it leaves, and what they ask of it takes its time: the heir is told nothing yet.
+    let mut slow = Vec::new();
+    let mut settle_but_0 = |group: &mut Group| {
+        while let Some(packet) = group.wire.pop_front() {
+            if packet.to == 0 { slow.push(packet) } else { group.hand_over(packet) }
+        }
+    };
+    settle_but_0(&mut group);
+    let heir = group.engine(1).placement.holding(slot_of(&key)).next().cloned().expect("the slot has a new owner");
+    let reader = (1..4).find(|node| group.nodes[*node].member != heir).expect("two are no heirs");
+    let Get::Asking(_) = group.get(reader, &key) else { panic!("it is not here") };
+    settle_but_0(&mut group);
+    let question = slow.pop().filter(|packet| packet.from == reader).expect("who leaves is asked last");
+    // It hands over what it has before it hears that question, and all others have answered.
+    slow.into_iter().for_each(|packet| group.wire.push_back(packet));
+    group.run_for(Duration::from_millis(200));
+    assert!(group.engine(0).peek(&key).is_none(), "it has been handed over");
+    assert!(group.nodes[reader].fetched.is_empty(), "one has not answered yet");
+    group.hand_over(question);
+    group.settle();
+    let (_, found) = group.nodes[reader].fetched.pop().expect("all have answered");
+    assert!(found.expect("nobody is silent").is_some(), "the heir has it");
+}
+
+#[test]
+fn what_is_nowhere_is_said_to_be_so_while_nobody_is_sure() {
+    let mut group = Group::ready(4, &backups(0));
+    let key = owned_by(&group, 0);
+    group.with(0, Engine::drain);
+    group.settle();
+    let Get::Asking(_) = group.get(1, &key) else { panic!("one that leaves may have it") };
+    group.settle();
+    let (_, found) = group.nodes[1].fetched.pop().expect("all have answered, twice");
+    assert!(found.expect("nobody is silent").is_none());
+}
+
+#[test]
 fn a_copy_that_its_holders_turn_out_to_have_is_still_the_answer_to_a_read() {
     let mut group = Group::ready(4, &backups(1));
     let key = owned_by(&group, 0);
@@ -303,6 +346,38 @@ fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     group.crash(1);
     group.show(0, joiner);
     (group, joiner, key)
+}
+
+#[test]
+fn what_ended_does_not_end_a_read_while_one_that_joins_may_have_what_began_anew() {
+    let (reader, writer, former) = (0, 1, 2);
+    // The writer and the former holder have it at first; with the joiner, the writer and the joiner; without the writer, the joiner and
+    // the former holder.
+    let four = Group::ready(4, &backups(1));
+    let order = [writer, 3, former, reader].map(|node| &four.nodes[node].member);
+    let key = (0..).map(key).find(|key| four.engine(reader).placement.order(slot_of(key)) == order).expect("all orders happen");
+    let mut group = Group::ready(3, &backups(1));
+    group.create(writer, &key, "n", "1");
+    group.settle();
+    assert!(group.commit(writer, &key, Change::Remove { read: None }, Want::None).is_ok());
+    group.settle();
+    let joiner = group.join(backups(1));
+    // It gets nothing of what it asks for, and the former holder keeps what it has.
+    while let Some(packet) = group.wire.pop_front() {
+        if !matches!(decoded(&packet), Some(Message::Pull { .. })) {
+            group.hand_over(packet);
+        }
+    }
+    let anew = Change::Replace { lease: SECOND * 1800, attributes: vec![("n".into(), Some("2".into()))] };
+    assert!(group.commit(writer, &key, anew, Want::None).is_ok());
+    group.settle();
+    assert!(group.value(joiner, &key, "n").is_some(), "it has confirmed it");
+    assert!(group.engine(former).whole(&key).is_some_and(|old| !old.record.is_alive()), "it knows of the end only");
+    group.crash(writer);
+    let Get::Asking(_) = group.get(reader, &key) else { panic!("it does not hold it") };
+    group.settle();
+    let (_, found) = group.nodes[reader].fetched.pop().expect("all answer");
+    assert!(found.expect("the joiner knows").is_some(), "it began anew");
 }
 
 /// The joiner's hello, which is held back.
