@@ -78,10 +78,11 @@ pub enum CreateError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetError {
-    /// It is held by others, and none of them has answered in time. Try again: those that have failed will not be asked for long.
+    /// It is held by others, and none of them has answered in time; or whoever has it cannot read it from its store now. Try again: those
+    /// that have failed will not be asked for long.
     #[error("no answer from {}: try again", Members(.asked))]
     Unreachable {
-        /// Who was asked.
+        /// Who was asked and could not tell. Empty when it is this member's own store that cannot be read.
         asked: Vec<Member>,
     },
     /// The manager or map is stopped, or its channel is.

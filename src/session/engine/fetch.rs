@@ -8,7 +8,7 @@ use super::message::{Entry, Found, Message};
 use super::receive::Taken;
 use super::record::Record;
 use super::seen::Seen;
-use super::table::{Held, Key, slot_of};
+use super::table::{Key, slot_of};
 use super::version::Version;
 use super::{Engine, Output, Phase, Ticket};
 use crate::member::Member;
@@ -26,7 +26,7 @@ pub(crate) enum Get {
 /// Why an entry could not be read.
 #[derive(Clone, Debug)]
 pub(crate) struct FetchFault {
-    /// Who was asked and did not answer.
+    /// Who was asked and did not answer, or has it and cannot read it.
     pub(crate) silent: Vec<Member>,
 }
 
@@ -46,6 +46,8 @@ struct Fetch {
     left: Vec<Member>,
     /// Asked, and silent so far.
     silent: Vec<Member>,
+    /// They have it, and cannot read it.
+    failing: Vec<Member>,
     /// Whether what is here may be all there is: it is the answer when nobody knows better.
     retry_at: u64,
     deadline: u64,
@@ -129,7 +131,7 @@ impl Engine {
             };
         }
         let ticket = self.number();
-        self.ask_for(ticket, key, candidates);
+        self.ask_for(ticket, key, candidates, false);
         Get::Asking(ticket)
     }
 
@@ -165,15 +167,16 @@ impl Engine {
         if candidates.is_empty() && self.is_away(key) {
             return self.nobody_can_tell(ticket, Vec::new());
         }
-        self.ask_for(ticket, key, candidates);
+        self.ask_for(ticket, key, candidates, self.is_away(key));
     }
 
-    fn ask_for(&mut self, ticket: Ticket, key: &[u8], candidates: Vec<Member>) {
+    fn ask_for(&mut self, ticket: Ticket, key: &[u8], candidates: Vec<Member>, store_failed: bool) {
         self.counters.fetched += 1;
         let fetch = Fetch {
             key: key.into(),
             left: candidates.into_iter().rev().collect(),
             silent: Vec::new(),
+            failing: Vec::new(),
             retry_at: 0,
             deadline: self.in_millis(self.config.fetch_timeout),
             counted: self.counted(slot_of(key)),
@@ -182,7 +185,7 @@ impl Engine {
             unsure: false,
             twice: false,
             written: self.written_to(key),
-            store_failed: self.is_away(key),
+            store_failed,
         };
         self.fetches.asking.insert(ticket, fetch);
         self.ask_next(ticket);
@@ -269,11 +272,8 @@ impl Engine {
             self.fetches.asking.insert(ticket, fetch);
             return self.ask_next(ticket);
         }
-        if self.is_here_but_away(&fetch.key) {
-            return self.answer_from_store(ticket, fetch);
-        }
         let mut unkept = None;
-        if let Some(best) = fetch.best.filter(|_| self.is_behind(&fetch.key)) {
+        if let Some(best) = fetch.best.take().filter(|_| self.is_behind(&fetch.key)) {
             if self.take(best.clone()) == Taken::Full {
                 unkept = self.unkept(best).map(|entry| entry.record);
             }
@@ -283,23 +283,28 @@ impl Engine {
             Some(record) => self.lacks_written(&fetch.key, record),
             None => self.is_behind(&fetch.key),
         };
-        let found = self.found(&fetch.key, unkept);
         // Who was to be asked again may have what the last answers lacked: they may have crossed the write, and do not show that it is lost.
-        let result = if (found.is_none() || behind) && (too_late || !fetch.silent.is_empty()) {
-            Err(FetchFault { silent: fetch.silent })
-        } else {
-            if behind {
-                self.give_up_written(&fetch.key);
-            }
-            Ok(found)
-        };
-        self.outputs.push_back(Output::Fetched(ticket, result));
+        fetch.silent.append(&mut fetch.failing);
+        let all_heard = !too_late && fetch.silent.is_empty();
+        if behind && !all_heard {
+            return self.nobody_can_tell(ticket, fetch.silent);
+        }
+        if behind {
+            self.give_up_written(&fetch.key);
+        }
+        if unkept.is_none() && self.is_here_but_away(&fetch.key) {
+            return self.answer_from_store(ticket, fetch);
+        }
+        match self.found(&fetch.key, unkept) {
+            None if !all_heard => self.nobody_can_tell(ticket, fetch.silent),
+            found => self.outputs.push_back(Output::Fetched(ticket, Ok(found))),
+        }
     }
 
     /// Whom a read asks once more that all have answered: because what they have lacks a write of this member, or because all have
     /// nothing, and what they had may have moved past the question. A write that came after they were asked last is worth another round.
     fn whom_to_ask_again(&self, fetch: &mut Fetch) -> Vec<Member> {
-        if !fetch.silent.is_empty() {
+        if !fetch.silent.is_empty() || !fetch.failing.is_empty() {
             return Vec::new();
         }
         let lacks = |best: &Entry| self.lacks_written(&fetch.key, &best.record);
@@ -349,7 +354,10 @@ impl Engine {
         let behind = self.is_behind(&key);
         let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
         let Some(at) = fetch.silent.iter().position(|member| member == from) else { return };
-        fetch.silent.remove(at);
+        let asked = fetch.silent.remove(at);
+        if answer == Found::Unreadable {
+            fetch.failing.push(asked);
+        }
         fetch.unsure |= !matches!(answer, Found::Entry(_));
         let counted = fetch.counted;
         match answer {

@@ -39,4 +39,6 @@ pub(crate) struct Flaws {
     pub(crate) no_cap: bool,
     /// A copy is no access: who reads elsewhere does not keep an entry alive.
     pub(crate) reads_elsewhere_untold: bool,
+    /// Values are let go of although the store did not take them.
+    pub(crate) swap_unsaved: bool,
 }

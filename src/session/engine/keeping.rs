@@ -169,6 +169,8 @@ impl Engine {
         self.at(now);
         self.keeping.saving = self.keeping.saving.saturating_sub(savings.len());
         for (Saving { stored, accessed, swap }, done) in savings {
+            #[cfg(test)]
+            let done = done || self.config.flaws.swap_unsaved;
             if !done {
                 continue;
             }
@@ -210,6 +212,9 @@ impl Engine {
                     self.lost(key);
                 }
             }
+        } else if matches!(loaded, Loaded::Missing) {
+            // Others have brought it back meanwhile: before it goes away again, it has to be saved again.
+            self.table.note(key, |held| held.current = false);
         }
         let parked = self.keeping.loading.remove(key).unwrap_or_default();
         self.keeping.parked -= parked.len();
@@ -219,13 +224,14 @@ impl Engine {
             match parked {
                 Parked::Get(ticket) if unanswered => self.fetch_instead(ticket, key),
                 Parked::Fetch { member, request } if unanswered => {
-                    self.send(vec![member], &Message::Fetched { request, answer: Found::Unsure }, None);
+                    self.send(vec![member], &Message::Fetched { request, answer: Found::Unreadable }, None);
                 }
                 Parked::Ask { member, ticket } if unanswered => self.commit_outlook(Some(ticket), &member, Outlook::Failed),
                 Parked::Put { to, .. } if unanswered => self.disagree(slot_of(key), &to),
                 // Whoever pulls asks again.
                 Parked::Pull { .. } if unanswered => {}
-                Parked::Get(ticket) if self.table.get(key).is_none() => self.fetch_instead(ticket, key),
+                // It may have gone meanwhile, or come back from before a write of this member.
+                Parked::Get(ticket) if self.table.get(key).is_none() || self.is_behind(key) => self.fetch_instead(ticket, key),
                 Parked::Get(ticket) => {
                     let found = self.found_here(key);
                     self.outputs.push_back(Output::Fetched(ticket, Ok(found)));
@@ -248,10 +254,13 @@ impl Engine {
         });
     }
 
-    /// The values of an entry are nowhere here: whoever has them gives them again.
+    /// The values of an entry are nowhere here: whoever has them gives them again, and reads do not go back behind what was written.
     fn lost(&mut self, key: &[u8]) {
-        self.table.remove(key);
+        let Some(held) = self.table.remove(key) else { return };
+        self.written.let_go(self.clock.node(), &key.into(), &held.record);
         let slot = slot_of(key);
+        // What is not here is not nowhere.
+        self.slots[usize::from(slot)].former = false;
         if self.placement.rank(slot, &self.local).is_some() {
             self.slots[usize::from(slot)].complete = false;
             self.transfer_gained(slot);

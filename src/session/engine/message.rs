@@ -99,6 +99,8 @@ pub(crate) enum Found {
     Absent,
     /// I have none, but others may.
     Unsure,
+    /// I have it, but cannot read it: the store fails.
+    Unreadable,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) differing: Vec<Member>,
     pub(crate) drained: bool,
     pub(crate) store: HashMap<Vec<u8>, Bytes>,
+    /// The store cannot be read.
+    pub(crate) store_fails: bool,
     /// Nothing gets to it, and its senders are told that it failed.
     pub(crate) deaf: bool,
 }
@@ -120,6 +122,7 @@ impl Group {
             differing: Vec::new(),
             drained: false,
             store: HashMap::new(),
+            store_fails: false,
             deaf: false,
         });
         let node = self.nodes.len() - 1;
@@ -283,7 +286,7 @@ impl Group {
                         engine.saved(time, savings.into_iter().zip(done).collect());
                     }
                     Output::Load(keys) => keys.iter().for_each(|key| {
-                        let loaded = load(&node.store, key);
+                        let loaded = if node.store_fails { Loaded::Failed } else { load(&node.store, key) };
                         engine.loaded(time, key, &loaded);
                     }),
                     Output::Forget(key) => _ = node.store.remove(&*key),

@@ -39,6 +39,7 @@ impl<'a> Reader<'a> {
                     0 => Found::Entry(Box::new(self.entry()?)),
                     1 => Found::Absent,
                     2 => Found::Unsure,
+                    3 => Found::Unreadable,
                     _ => return Err(DecodeError::Malformed),
                 };
                 Message::Fetched { request, answer }

@@ -95,8 +95,12 @@ pub(in super::super) fn any_message() -> impl Strategy<Value = Message> {
     let phase = prop_oneof![Just(Phase::Joining), Just(Phase::Ready), Just(Phase::Leaving)];
     let want =
         prop_oneof![Just(Want::None), any::<u32>().prop_map(Want::Copies), Just(Want::All), any::<u32>().prop_map(Want::AtLeast)];
-    let found =
-        prop_oneof![any_entry().prop_map(|entry| Found::Entry(Box::new(entry))), Just(Found::Absent), Just(Found::Unsure)];
+    let found = prop_oneof![
+        any_entry().prop_map(|entry| Found::Entry(Box::new(entry))),
+        Just(Found::Absent),
+        Just(Found::Unsure),
+        Just(Found::Unreadable)
+    ];
     let done = (any_slot(), any::<u64>(), any::<bool>()).prop_map(|(slot, digest, complete)| Done { slot, digest, complete });
     let offered =
         (any_key(), any::<u64>(), any::<u64>()).prop_map(|(key, fingerprint, touched)| Offered { key, fingerprint, touched });
@@ -298,6 +302,7 @@ fn first_of_each_kind() -> Vec<(&'static str, Message)> {
         ("touch", Message::Touch(vec![touch.clone()])),
         ("fetch", Message::Fetch { request: 300, key: key.clone() }),
         ("fetched", Message::Fetched { request: 300, answer: Found::Entry(Box::new(whole.clone())) }),
+        ("fetched-unreadable", Message::Fetched { request: 300, answer: Found::Unreadable }),
         ("pull", Message::Pull { request: 301, slots: vec![0, 5, 1023], after: Some(key.clone()), budget: 262_144 }),
         (
             "chunk",

@@ -72,6 +72,7 @@ pub(super) fn write(out: &mut BytesMut, message: &Message) {
                 }
                 Found::Absent => out.put_u8(1),
                 Found::Unsure => out.put_u8(2),
+                Found::Unreadable => out.put_u8(3),
             }
         }
         Message::Pull { request, slots, after, budget } => {

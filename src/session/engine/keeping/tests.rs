@@ -1,11 +1,12 @@
 use std::time::Duration;
 
 use super::super::change::Change;
-use super::super::fetch::Get;
+use super::super::fetch::{FetchFault, Get};
 use super::super::message::Want;
 use super::super::testkit::Group;
 use super::super::{Config, Copies, Keeping, Names};
 use super::*;
+use crate::few::Few;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -191,6 +192,23 @@ fn what_the_store_has_lost_comes_from_another_holder() {
 }
 
 #[test]
+fn what_the_store_has_lost_while_others_brought_it_back_is_saved_again() {
+    let mut group = Group::ready(1, &idle());
+    group.create(0, b"cart", "n", "1");
+    group.run_for(SECOND * 5);
+    let whole = Stored::decode(&mut Names::default(), b"cart", &group.nodes[0].store[&b"cart"[..]]).expect("it was saved");
+    group.nodes[0].store.clear();
+    // The values come from elsewhere while the store is asked.
+    group.with(0, |engine, now| {
+        engine.bring_back(b"cart", &whole.entry.record);
+        engine.loaded(now, b"cart", &Loaded::Missing);
+    });
+    group.run_for(SECOND * 5);
+    assert!(is_away(&group, 0, b"cart"));
+    assert!(group.nodes[0].store.contains_key(&b"cart"[..]), "it is where it went");
+}
+
+#[test]
 fn what_nobody_has_any_more_is_absent() {
     let mut group = Group::ready(1, &idle());
     group.create(0, b"cart", "n", "1");
@@ -318,13 +336,13 @@ fn a_read_of_what_no_store_can_read_ends_although_there_are_others_to_ask() {
             while engine.poll_output().is_some() {}
             engine.loaded(now, b"cart", &Loaded::Failed);
         });
-        // The other one's store fails as well: it is unsure.
+        // The other one's store fails as well.
         let from = group.nodes[1].member.clone();
         while let Some(packet) = group.wire.pop_front() {
             if packet.to == 1
                 && let Ok(Message::Fetch { request, .. }) = codec::decode(&mut Names::default(), 0, &packet.body)
             {
-                let answer = Message::Fetched { request, answer: Found::Unsure };
+                let answer = Message::Fetched { request, answer: Found::Unreadable };
                 group.with(0, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer)));
             }
         }
@@ -335,4 +353,81 @@ fn a_read_of_what_no_store_can_read_ends_although_there_are_others_to_ask() {
     }
     let (_, found) = fetched.pop().expect("the read ends");
     assert!(found.is_err(), "nobody can tell");
+}
+
+/// One copy of each entry, which is swapped out after a second.
+fn alone() -> Config {
+    Config { copies: Copies::Backups(0), ..idle() }
+}
+
+/// A key that this member of a group owns.
+fn owned_by(group: &Group, node: usize) -> [u8; 4] {
+    let engine = group.engine(node);
+    let owns = |key: &[u8; 4]| engine.placement.rank(slot_of(key), engine.local()) == Some(0);
+    (0_u32..).map(u32::to_be_bytes).find(owns).expect("it owns something")
+}
+
+/// What became of the only read.
+fn read(group: &mut Group, node: usize, key: &[u8]) -> Result<Option<Arc<Record>>, FetchFault> {
+    let Get::Asking(_) = group.get(node, key) else { panic!("it is not known yet") };
+    group.run_for(SECOND * 5);
+    let (_, found) = group.nodes[node].fetched.pop().expect("an answer");
+    found
+}
+
+#[test]
+fn an_owner_whose_store_fails_is_not_taken_for_one_that_has_nothing() {
+    let mut group = Group::ready(3, &alone());
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.run_for(SECOND * 5);
+    assert!(is_away(&group, 0, &key));
+    group.nodes[0].store_fails = true;
+    let fault = read(&mut group, 1, &key).expect_err("who has it cannot tell what it is");
+    assert_eq!(fault.silent, [group.nodes[0].member.clone()]);
+    group.nodes[0].store_fails = false;
+    assert!(read(&mut group, 1, &key).expect("the store answers again").is_some());
+}
+
+#[test]
+fn who_has_an_entry_in_its_store_reads_it_there_when_others_are_unsure() {
+    let mut group = Group::ready(2, &alone());
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    group.run_for(SECOND * 5);
+    // It is to get all there is from others first, and nobody has anything.
+    group.with(0, |engine, _| engine.slots[usize::from(slot_of(&key))].complete = false);
+    assert!(read(&mut group, 0, &key).expect("the store has it").is_some());
+}
+
+#[test]
+fn what_is_in_the_store_from_before_a_write_is_not_read_while_who_has_the_write_is_silent() {
+    let mut group = Group::ready(3, &alone());
+    let key = owned_by(&group, 2);
+    group.create(0, &key, "n", "1");
+    let old = group.engine(0).whole(&key).expect("it was made here");
+    group.set(0, &key, "n", "2");
+    group.settle();
+    assert!(group.engine(0).peek(&key).is_none(), "its owner has it");
+    // An old copy comes, and is swapped out, as the owner hears nothing of it.
+    group.nodes[2].deaf = true;
+    let (from, put) = (group.nodes[1].member.clone(), codec::encode(0, &Message::Put(Few::One(old))));
+    assert!(group.with(0, |engine, now| engine.receive(now, &from, &put)));
+    group.run_for(SECOND * 3);
+    assert!(is_away(&group, 0, &key));
+    assert!(read(&mut group, 0, &key).is_err(), "it would go back behind its write");
+    group.nodes[2].deaf = false;
+    let found = read(&mut group, 0, &key).expect("the owner answers").expect("it has it");
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"2"[..]));
+}
+
+#[test]
+fn who_loses_what_it_wrote_with_its_store_does_not_take_less_for_it() {
+    let mut group = Group::ready(1, &idle());
+    group.create(0, b"cart", "n", "1");
+    group.run_for(SECOND * 5);
+    group.with(0, |engine, now| {
+        engine.loaded(now, b"cart", &Loaded::Missing);
+        assert!(engine.is_behind(b"cart"), "others may have it");
+    });
 }

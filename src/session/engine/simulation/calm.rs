@@ -8,6 +8,7 @@ use super::super::table::{Key, SLOTS, slot_of};
 use super::super::{Copies, Phase, agree};
 use super::coverage::Fault;
 use super::plan::{BACK_LAG, GONE_LAG, LONG_SEND_TIMEOUT, SLOW_DELAY};
+use super::stores::have_the_same;
 use super::world::{Happening, Pid, Process, Verdict, World};
 
 /// When nothing is wrong, all is answered by then.
@@ -88,7 +89,7 @@ impl World {
         // What has a lease may end while this is asked.
         let leased = held.record.lease.millis > 0;
         let right = match found {
-            Some(found) => held.is_alive() && *found.attributes == *held.record.attributes || leased && !held.is_alive(),
+            Some(found) => held.is_alive() && have_the_same(found, &held.record) || leased && !held.is_alive(),
             // Who has removed it says so, even if nobody who holds it has heard of that, and all that had are gone.
             None => !held.is_alive() || leased || self.oracle.knew_dead(pid, key, held.record.birth),
         };

@@ -315,6 +315,9 @@ impl World {
 
     fn change(&mut self, pid: Pid, key: &Key, change: Change) -> Verdict {
         let want = if self.proving { Want::All } else { Self::want(&mut self.chance) };
+        if !self.load_for(pid, key, &change)? {
+            return Ok(());
+        }
         let time = self.time(pid.node);
         let Some(process) = self.nodes[pid.node].process.as_mut().filter(|process| process.pid == pid) else { return Ok(()) };
         self.trace.tell(|| format!("{:?} {pid:?} commits {}: {change:?} {want:?}", self.now, name(key)));

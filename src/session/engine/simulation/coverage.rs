@@ -41,9 +41,15 @@ pub(super) enum Fault {
     Full,
     OwnElsewhere,
     Proved,
+    // What the stores did, where there are any.
+    Saved,
+    NotSaved,
+    Loaded,
+    LoadFailed,
+    Damaged,
 }
 
-pub(super) const ALL: [Fault; 36] = [
+pub(super) const ALL: [Fault; 41] = [
     Fault::Loss,
     Fault::Duplicate,
     Fault::Delay,
@@ -80,6 +86,11 @@ pub(super) const ALL: [Fault; 36] = [
     Fault::Full,
     Fault::OwnElsewhere,
     Fault::Proved,
+    Fault::Saved,
+    Fault::NotSaved,
+    Fault::Loaded,
+    Fault::LoadFailed,
+    Fault::Damaged,
 ];
 
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,7 @@
 //! What ends because nobody uses it: not before its time, and then for all.
 
 use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 use super::super::record::{Death, Record};
@@ -43,9 +44,10 @@ impl Leases {
         }
     }
 
-    /// Who used a key, and when. Whoever used an incarnation that has lost to `birth` since has not used what is there now.
-    fn used(&self, key: &Key, birth: Version) -> impl Iterator<Item = (Pid, Duration)> {
-        let used = self.accesses.get(key).into_iter().flatten().filter(move |(_, (_, used))| *used >= birth);
+    /// Who used these incarnations of a key, and when. Whoever used one that has lost to another since has not used what is there now; and
+    /// whoever used a later one does not keep an earlier alive.
+    fn used(&self, key: &Key, births: impl RangeBounds<Version>) -> impl Iterator<Item = (Pid, Duration)> {
+        let used = self.accesses.get(key).into_iter().flatten().filter(move |(_, (_, used))| births.contains(used));
         used.map(|(pid, (at, _))| (*pid, *at))
     }
 
@@ -64,7 +66,7 @@ impl Oracle {
         if lease.is_zero() {
             return Err(format!("{} expired without a lease", name(key)));
         }
-        for (other, at) in self.leases.used(key, held.record.birth) {
+        for (other, at) in self.leases.used(key, held.record.birth..=held.record.birth) {
             let Some(reader) = running(nodes, other) else { continue };
             let holds = process.engine.placement.rank(slot_of(key), &reader.member).is_some();
             // Who holds it is asked, again and again; others tell of an access once, and only whom they see.
@@ -90,7 +92,7 @@ impl Oracle {
             |other: Pid, at| at + REAP <= now && process.view.contains_key(&other.node) && self.talked(other.node, pid.node, at);
         // What it has found may be another incarnation than the one that was written to.
         let found = process.engine.table.get(key).map_or(Version::ZERO, |held| held.record.birth);
-        let used = self.leases.used(key, found).filter(|(other, at)| *other == pid || tells(*other, *at));
+        let used = self.leases.used(key, found..).filter(|(other, at)| *other == pid || tells(*other, *at));
         let last = used.map(|(_, at)| at).max().unwrap_or_default();
         self.leases.shortest.get(key).is_some_and(|lease| now + LATE >= last + *lease)
     }

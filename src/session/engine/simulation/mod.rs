@@ -18,6 +18,7 @@ mod leases;
 mod oracle;
 mod plan;
 mod reads;
+mod stores;
 mod swaps;
 mod tests;
 mod trace;

@@ -17,6 +17,7 @@ use super::super::{Engine, Event, Ticket, What};
 use super::coverage::{Coverage, Fault};
 use super::leases::Leases;
 use super::plan::Plan;
+use super::stores::{SLOW_STORE, may_be_same};
 use super::swaps::Swaps;
 use super::trace::Trace;
 use super::world::{Node, Pid, Process, Verdict};
@@ -83,9 +84,13 @@ pub(super) struct Oracle {
     /// When all were last found equal.
     settled: Duration,
     limits: [Duration; 3],
+    /// What a read may take longer where there are stores.
+    stored: Duration,
     pub(super) lossy: bool,
     /// Members may hold little, and what they have no room for is missing where it is looked for.
     pub(super) capped: bool,
+    /// Records that stores have lost since the last calm: what they had may be gone there.
+    damaged: BTreeSet<(Pid, Key)>,
     max_entries: usize,
     max_bytes: usize,
     /// What each process held when it was last looked at: entries, and bytes.
@@ -106,8 +111,11 @@ const MAX_UNDER_WAY: usize = 5_000;
 impl Oracle {
     pub(super) fn new(plan: &Plan) -> Self {
         let config = &plan.config;
+        // Who has it in its store asks that, and others once more when the store fails.
+        let stored = config.keeping.map_or(Duration::ZERO, |_| config.fetch_timeout + SLOW_STORE * 2);
         Self {
-            limits: [config.commit_timeout, config.fetch_timeout, config.commit_timeout + config.fetch_timeout],
+            stored,
+            limits: [config.commit_timeout, config.fetch_timeout + stored, config.commit_timeout + config.fetch_timeout],
             lossy: plan.net.loss + plan.net.slow > 0,
             capped: plan.capped,
             max_entries: config.max_entries,
@@ -173,6 +181,11 @@ impl Oracle {
         self.writes.entry(key.clone()).or_default().push(write);
     }
 
+    /// What a store had under a key is gone.
+    pub(super) fn damaged(&mut self, pid: Pid, key: &Key) {
+        self.damaged.insert((pid, key.clone()));
+    }
+
     /// A client was told who has confirmed.
     pub(super) fn receipt(&mut self, by: Pid, keys: &[Key], receipt: &Committed, nodes: &[Node]) -> Verdict {
         for (nth, member) in receipt.confirmed.iter().enumerate() {
@@ -186,7 +199,8 @@ impl Oracle {
                 let written = self.writes.get_mut(key).into_iter().flatten();
                 for write in written.filter(|write| write.commit == receipt.version) {
                     // What all had when they were equal may have been let go of since, and nobody remembers to whom.
-                    if write.at > self.settled || held.is_some_and(|record| write.is_in(record)) {
+                    let kept = write.at > self.settled && !self.damaged.contains(&(pid, key.clone()));
+                    if kept || held.is_some_and(|record| write.is_in(record)) {
                         write.responsible.insert(pid);
                     }
                 }
@@ -247,6 +261,10 @@ impl Oracle {
                             write.responsible.remove(&pid);
                         }
                     }
+                    // What its store had was damaged: others have it, or nobody.
+                    None if self.damaged.contains(&(pid, key.clone())) => {
+                        write.responsible.remove(&pid);
+                    }
                     other => {
                         // It was a guest: all holders had it. What is there now has come later.
                         let handed = self.handed.get(&(pid, key.clone())).into_iter().flatten().rev();
@@ -283,8 +301,9 @@ impl Oracle {
         for (key, record) in &engine.handover.gone {
             let holders = engine.placement.holding(slot_of(key)).filter(|holder| **holder != process.member);
             let mut to: Vec<_> = holders.filter_map(|holder| self.pids.get(&holder.id()).copied()).collect();
-            if self.capped {
-                // What was only looked at, a holder without room may never have had: those that have it must keep it.
+            if self.capped || to.iter().any(|to| self.damaged.contains(&(*to, key.clone()))) {
+                // What was only looked at, a holder without room may never have had, and what it had may have been damaged since: those
+                // that have it must keep it.
                 let all_of_it = |held: &Held| !Record::clone(&held.record).merge(Record::clone(record)).changed;
                 let has = |to: &Pid| running(nodes, *to).and_then(|there| there.engine.table.get(key)).is_some_and(all_of_it);
                 if to.iter().any(has) {
@@ -327,7 +346,8 @@ impl Oracle {
             trace.tell(|| format!("{now:?} {pid:?} holds {}: {record:?}", name(key)));
             let Some(record) = record else {
                 self.held.entry(pid).or_default().remove(key);
-                if engine.placement.rank(slot_of(key), &process.member).is_some() {
+                let damaged = self.damaged.contains(&(pid, key.clone()));
+                if !damaged && engine.placement.rank(slot_of(key), &process.member).is_some() {
                     return Err(format!("{pid:?}, a holder, let go of {}", name(key)));
                 }
                 continue;
@@ -383,7 +403,7 @@ impl Oracle {
     pub(super) fn are_known(&self, record: &Record) -> Verdict {
         for attribute in &record.attributes {
             let known = self.values.get(&(attribute.version, Name::clone(&attribute.name)));
-            if known != Some(&number_of(attribute.value.as_ref())) {
+            if known.is_none() || !attribute.is_away() && known != Some(&number_of(attribute.value.as_ref())) {
                 return Err(format!("nobody wrote {} {} as it is in {record:?}: {known:x?}", attribute.name, attribute.version));
             }
         }
@@ -436,7 +456,7 @@ impl Oracle {
                 continue;
             }
             let node = &nodes[pid.node];
-            if node.paused.is_none() && node.resumed + LATE < now {
+            if node.paused.is_none() && node.resumed + LATE + self.stored < now {
                 let kind = self.tickets.get(&(pid, ticket));
                 return Err(format!("{pid:?} has not answered {ticket}, {kind:?}, at {deadline:?}"));
             }
@@ -516,6 +536,7 @@ impl Oracle {
             writes.retain(|write| !write.excused && living.first().is_some_and(|(_, record)| write.stands_in(record)));
         }
         self.handed.clear();
+        self.damaged.clear();
         self.settled = now;
         self.lapsed.clear();
         Ok(())
@@ -578,7 +599,7 @@ fn went_on(old: &Record, new: &Record) -> Result<(), &'static str> {
         let Some(now) = new.attribute(&attribute.name).filter(|now| now.version >= attribute.version) else {
             return Err("an attribute went back");
         };
-        if now.version == attribute.version && now.value != attribute.value {
+        if now.version == attribute.version && !may_be_same(now, attribute) {
             return Err("a value changed without a version");
         }
     }

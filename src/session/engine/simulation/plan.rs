@@ -126,6 +126,8 @@ impl Plan {
             capped: chance.percent(20),
             long: chance.percent(10),
         };
+        // By a chance of its own: other histories are what they were before there were stores.
+        plan.config.keeping = super::stores::keeping(&mut Chance::new(seed ^ 0x5709e));
         if plan.capped {
             plan.config.max_entries = 5 + chance.index(36);
             plan.config.max_bytes = 4096 + chance.index(60 * 1024);

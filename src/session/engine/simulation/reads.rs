@@ -24,6 +24,9 @@ impl Oracle {
             if !record.is_alive() {
                 return Err(format!("{pid:?} read a dead entry: {record:?}"));
             }
+            if record.is_away() {
+                return Err(format!("{pid:?} read {} without its values: {record:?}", name(key)));
+            }
             self.are_known(record).map_err(|what| format!("{pid:?} read {}: {what}", name(key)))?;
             if self.knew_dead(pid, key, record.birth) {
                 return Err(format!("{pid:?} read {} which it knew to be dead: {record:?}", name(key)));

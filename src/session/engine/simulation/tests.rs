@@ -72,6 +72,8 @@ planted! {
     a_forgotten_backup_is_caught: forget_backup, SEEDS, ["promises"];
     an_old_version_that_wins_is_caught: accept_old_versions, SEEDS, ["an attribute went back", "has lost"];
     a_value_that_is_cut_short_is_caught: wrong_value, SEEDS, ["nobody wrote"];
+    #[cfg_attr(debug_assertions, ignore = "takes many histories: run it in a release build")]
+    values_that_go_away_unsaved_are_caught: swap_unsaved, SEEDS, ["let go of", "has lost"];
     a_rename_that_loses_attributes_is_caught: rename_without_attributes, SEEDS, ["renamed"];
     #[cfg_attr(debug_assertions, ignore = "takes many histories: run it in a release build")]
     a_condition_that_is_not_looked_at_is_caught: swap_unchecked, SEEDS, ["both replaced"];

@@ -16,6 +16,7 @@ use super::clients::{Clients, Thought};
 use super::coverage::{Coverage, Fault};
 use super::oracle::{Oracle, name};
 use super::plan::{BACK_LAG, CALM_DELAY, GONE_LAG, LONG_SEND_TIMEOUT, Plan, SEND_TIMEOUT, SLOW_DELAY};
+use super::stores::Store;
 use super::trace::Trace;
 use crate::id::{Capabilities, UniqueId, mix};
 use crate::member::Member;
@@ -76,6 +77,7 @@ pub(super) struct Process {
     pub(super) leaving: bool,
     /// When it was started.
     pub(super) since: Duration,
+    pub(super) store: Store,
 }
 
 /// Something that is to happen.
@@ -102,6 +104,16 @@ pub(super) enum Happening {
     Think {
         pid: Pid,
         thought: Thought,
+    },
+    /// A store has done what it was to do.
+    Stored {
+        pid: Pid,
+        number: u64,
+    },
+    /// A store has answered.
+    Loaded {
+        pid: Pid,
+        key: Key,
     },
     Resume {
         node: usize,
@@ -249,6 +261,8 @@ impl World {
             }
             Happening::Look { observer, subject } => self.look(observer, subject),
             Happening::Think { pid, thought } => self.think(pid, thought),
+            Happening::Stored { pid, number } => self.stored(pid, number),
+            Happening::Loaded { pid, key } => self.loaded(pid, &key),
             Happening::Resume { node } => self.resume(node),
             Happening::Start { node } => self.start(node),
             Happening::Leave { pid } => {
@@ -271,7 +285,10 @@ impl World {
     fn concerns(&self, what: &Happening) -> Option<usize> {
         match what {
             Happening::Arrive { to, .. } => Some(*to),
-            Happening::Outcome { pid, .. } | Happening::Think { pid, .. } => Some(pid.node),
+            Happening::Outcome { pid, .. }
+            | Happening::Think { pid, .. }
+            | Happening::Stored { pid, .. }
+            | Happening::Loaded { pid, .. } => Some(pid.node),
             Happening::Look { observer, .. } => Some(*observer),
             _ => None,
         }
@@ -312,9 +329,12 @@ impl World {
             Output::Committed(ticket, result) => self.committed(pid, ticket, result),
             Output::Fetched(ticket, result) => self.fetched(pid, ticket, result),
             Output::Swapped(ticket, result) => self.swapped(pid, ticket, result),
-            Output::Save(_) | Output::Load(_) | Output::Forget(_) => {
+            Output::Save(_) | Output::Load(_) | Output::Forget(_) if self.plan.config.keeping.is_none() => {
                 Err(format!("{pid:?} keeps entries, though it has no store"))
             }
+            Output::Save(savings) => self.save(pid, savings),
+            Output::Load(keys) => self.load(pid, keys),
+            Output::Forget(key) => self.forget(pid, key),
             Output::Event(event) => {
                 self.trace.tell(|| format!("{:?} {pid:?} event {event:?}", self.now));
                 self.oracle.event(pid, self.now, &event, &self.nodes)
@@ -479,7 +499,8 @@ impl World {
         self.trace.tell(|| format!("{:?} {pid:?} starts as {}", self.now, member.id()));
         self.coverage.saw(if pid.life == 1 { Fault::Join } else { Fault::Restart });
         self.oracle.born(pid, self.now, &member);
-        let process = Process { pid, member, engine, view: BTreeMap::new(), leaving: false, since: self.now };
+        let process =
+            Process { pid, member, engine, view: BTreeMap::new(), leaving: false, since: self.now, store: Store::default() };
         self.nodes[node].process = Some(process);
         self.look_around(node);
         self.with(node, |engine| engine.timeout(time))

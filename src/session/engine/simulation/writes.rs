@@ -99,7 +99,8 @@ impl Write {
             Mark::Birth => later || record.birth == self.birth || record.end.death >= self.birth,
             Mark::Attribute(name) => {
                 let written = |attribute: &Attribute| {
-                    let same = attribute.version == self.version && number_of(attribute.value.as_ref()) == self.value;
+                    let same = attribute.version == self.version
+                        && (attribute.is_away() || number_of(attribute.value.as_ref()) == self.value);
                     same || attribute.version > self.version
                 };
                 let written = || record.attribute(name).is_some_and(written);
