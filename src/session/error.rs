@@ -82,7 +82,8 @@ pub enum GetError {
     /// that have failed will not be asked for long.
     #[error("no answer from {}: try again", Members(.asked))]
     Unreachable {
-        /// Who was asked and could not tell. Empty when it is this member's own store that cannot be read.
+        /// Who was asked and could not tell. Empty when nobody else failed to: this member's own store cannot be read, too much is being
+        /// asked at once, or time was over before all could be asked once more.
         asked: Vec<Member>,
     },
     /// The manager or map is stopped, or its channel is.

@@ -48,7 +48,7 @@ struct Fetch {
     silent: Vec<Member>,
     /// They have it, and cannot read it.
     failing: Vec<Member>,
-    /// Whether what is here may be all there is: it is the answer when nobody knows better.
+    /// When the next one is asked.
     retry_at: u64,
     deadline: u64,
     /// See `handover`.
@@ -57,8 +57,7 @@ struct Fetch {
     best: Option<Entry>,
     /// How often all may be asked again because of what this member has written.
     rounds: u8,
-    /// Whether somebody who had nothing was not sure, while all are asked for the first time: what was moved meanwhile, from who had yet
-    /// to be asked to who had answered, all have missed.
+    /// Whether somebody had nothing to show: what was moved meanwhile, from who had yet to be asked to who had answered, all have missed.
     unsure: bool,
     /// Whether all were asked again for that.
     twice: bool,
@@ -87,6 +86,8 @@ impl Engine {
         if let Some(held) = self.table.get(key) {
             let overdue = self.is_overdue(held);
             if held.is_alive() && !overdue && authority && held.away {
+                // It is in use from now on, however long the store takes.
+                self.accessed(key);
                 return self.wait_for_store(key);
             }
             if held.is_alive() && !overdue && authority {
@@ -273,8 +274,12 @@ impl Engine {
             return self.ask_next(ticket);
         }
         let mut unkept = None;
-        if let Some(best) = fetch.best.take().filter(|_| self.is_behind(&fetch.key)) {
-            if self.take(best.clone()) == Taken::Full {
+        // What came may have found no room, or been let go of meanwhile. That it ended since is remembered.
+        let gone = self.table.get(&fetch.key).is_none();
+        let counts = |best: &Entry| gone && !self.lacks_written(&fetch.key, &best.record) || self.is_behind(&fetch.key);
+        if let Some(best) = fetch.best.take_if(|best| counts(best)) {
+            let taken = if gone { self.take_unnoticed(best.clone()) } else { self.take(best.clone()) };
+            if taken == Taken::Full {
                 unkept = self.unkept(best).map(|entry| entry.record);
             }
             self.handover_soon();
@@ -390,6 +395,7 @@ impl Engine {
         let here = unkept.clone().or(here);
         let Some(fetch) = self.fetches.asking.get_mut(&request) else { return };
         debug_assert_eq!(fetch.key, key);
+        let store_failed = fetch.store_failed;
         match (&mut fetch.best, here) {
             (Some(best), Some(here)) => {
                 best.idle = best.idle.min(here.idle);
@@ -401,10 +407,10 @@ impl Engine {
         let fetch = &*fetch;
         let holds = |member: &Member| self.placement.rank(slot, member).is_some();
         let joins = |member: &Member| holds(member) && self.peers.phase_of(member) == Some(Phase::Joining);
-        let ended = self.table.get(&key).is_some_and(|held| !held.is_alive());
-        let early = if ended {
+        let found = unkept.as_ref().map(|entry| &entry.record).or_else(|| Some(&self.table.get(&key)?.record));
+        let early = if found.is_none_or(|record| !record.is_alive()) {
             // It may have begun anew at one that joins, and who wrote it may be dead.
-            fetch.left.iter().any(joins)
+            fetch.left.iter().chain(&fetch.silent).any(joins)
         } else {
             !holds(from) && fetch.silent.iter().any(holds)
         };
@@ -413,9 +419,10 @@ impl Engine {
             None => self.is_behind(&key),
         };
         let overdue = unkept.is_none() && self.table.get(&key).map_or(late, |held| held.is_alive() && self.is_overdue(held));
-        if early || behind || overdue {
+        let unread = unkept.is_none() && store_failed && self.is_here_but_away(&key);
+        if early || behind || overdue || unread {
             // A holder that has not answered yet may know of a later write, or of the end; somebody has what this member
-            // wrote; and one holder may not have heard of a use that others know of.
+            // wrote; one holder may not have heard of a use that others know of; and what came may not be what the store has.
             return self.ask_next(request);
         }
         let Some(fetch) = self.fetches.asking.remove(&request) else { return };
@@ -460,9 +467,12 @@ impl Engine {
         let mut waiting = Vec::new();
         for (ticket, fetch) in &mut self.fetches.asking {
             fetch.left.retain(|listed| listed != member);
+            fetch.failing.retain(|listed| listed != member);
             let before = fetch.silent.len();
             fetch.silent.retain(|listed| listed != member);
             if before != fetch.silent.len() {
+                // It may have handed over what it had.
+                fetch.unsure = true;
                 waiting.push(*ticket);
             }
         }

@@ -230,8 +230,8 @@ impl Engine {
                 Parked::Put { to, .. } if unanswered => self.disagree(slot_of(key), &to),
                 // Whoever pulls asks again.
                 Parked::Pull { .. } if unanswered => {}
-                // It may have gone meanwhile, or come back from before a write of this member.
-                Parked::Get(ticket) if self.table.get(key).is_none() || self.is_behind(key) => self.fetch_instead(ticket, key),
+                // It may have gone meanwhile, be overdue by now, or have come back from before a write of this member.
+                Parked::Get(ticket) if !self.can_be_read(key) => self.fetch_instead(ticket, key),
                 Parked::Get(ticket) => {
                     let found = self.found_here(key);
                     self.outputs.push_back(Output::Fetched(ticket, Ok(found)));
@@ -244,6 +244,12 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether what is here of an entry is the answer to a read.
+    fn can_be_read(&self, key: &[u8]) -> bool {
+        let here = self.table.get(key).is_some_and(|held| !held.is_alive() || !self.is_overdue(held));
+        here && !self.is_behind(key)
     }
 
     pub(super) fn bring_back(&mut self, key: &[u8], from: &Record) {

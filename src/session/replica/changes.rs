@@ -198,7 +198,9 @@ impl Shared {
         self.enter(|state, now| state.engine.loaded(now, key, &loaded));
         match loaded {
             Loaded::Failed => Err(Refusal::Unavailable),
-            Loaded::Found(_) | Loaded::Missing => Ok(Some(loaded)),
+            Loaded::Found(_) => Ok(Some(loaded)),
+            // Told once: by the time of the change the entry may be in the store again.
+            Loaded::Missing => Ok(None),
         }
     }
 

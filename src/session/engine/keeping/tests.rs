@@ -431,3 +431,50 @@ fn who_loses_what_it_wrote_with_its_store_does_not_take_less_for_it() {
         assert!(engine.is_behind(b"cart"), "others may have it");
     });
 }
+
+#[test]
+fn what_is_read_just_before_its_time_is_over_is_in_use_while_the_store_is_asked() {
+    let mut group = Group::ready(1, &Config { expiry_interval: SECOND, ..alone() });
+    let change = Change::Create { lease: SECOND * 10, attributes: vec![("n".into(), Some("1".into()))] };
+    group.commit(0, b"cart", change, Want::None).expect("the key is free");
+    group.run_for(SECOND * 9);
+    assert!(is_away(&group, 0, b"cart"));
+    let store = group.nodes[0].store.clone();
+    group.with(0, |engine, now| {
+        let Get::Asking(_) = engine.get(now, b"cart") else { panic!("it is in the store") };
+        while engine.poll_output().is_some() {}
+    });
+    // The store takes long.
+    group.run_for(SECOND * 5);
+    let stored = Stored::decode(&mut Names::default(), b"cart", &store[&b"cart"[..]]).expect("it was saved");
+    group.with(0, |engine, now| engine.loaded(now, b"cart", &Loaded::Found(stored)));
+    let (_, found) = group.nodes[0].fetched.pop().expect("an answer");
+    assert!(found.expect("the store has it").is_some());
+}
+
+#[test]
+fn what_is_overdue_when_the_store_answers_is_asked_for_elsewhere() {
+    let mut group = Group::ready(2, &Config { expiry_interval: SECOND * 100, ..idle() });
+    let key = owned_by(&group, 1);
+    let change = Change::Create { lease: SECOND * 10, attributes: vec![("n".into(), Some("1".into()))] };
+    group.commit(0, &key, change, Want::None).expect("the key is free");
+    group.run_for(SECOND * 5);
+    assert!(is_away(&group, 0, &key));
+    let store = group.nodes[0].store.clone();
+    group.with(0, |engine, now| {
+        let Get::Asking(_) = engine.get(now, &key) else { panic!("it is in the store") };
+        while engine.poll_output().is_some() {}
+    });
+    // The owner has noted a use of which this member has not heard.
+    group.now += SECOND * 20;
+    group.with(1, |engine, now| {
+        engine.at(now);
+        let millis = engine.millis();
+        engine.table.note(&key, |held| held.accessed = millis)
+    });
+    let stored = Stored::decode(&mut Names::default(), &key, &store[&key[..]]).expect("it was saved");
+    group.with(0, |engine, now| engine.loaded(now, &key, &Loaded::Found(stored)));
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("an answer");
+    assert!(found.expect("the owner knows").is_some(), "it is in use");
+}

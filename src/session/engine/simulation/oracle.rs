@@ -91,6 +91,8 @@ pub(super) struct Oracle {
     pub(super) capped: bool,
     /// Records that stores have lost since the last calm: what they had may be gone there.
     damaged: BTreeSet<(Pid, Key)>,
+    /// Those that an engine is being told of.
+    just_damaged: BTreeSet<(Pid, Key)>,
     max_entries: usize,
     max_bytes: usize,
     /// What each process held when it was last looked at: entries, and bytes.
@@ -184,6 +186,7 @@ impl Oracle {
     /// What a store had under a key is gone.
     pub(super) fn damaged(&mut self, pid: Pid, key: &Key) {
         self.damaged.insert((pid, key.clone()));
+        self.just_damaged.insert((pid, key.clone()));
     }
 
     /// A client was told who has confirmed.
@@ -304,7 +307,11 @@ impl Oracle {
             if self.capped || to.iter().any(|to| self.damaged.contains(&(*to, key.clone()))) {
                 // What was only looked at, a holder without room may never have had, and what it had may have been damaged since: those
                 // that have it must keep it.
-                let all_of_it = |held: &Held| !Record::clone(&held.record).merge(Record::clone(record)).changed;
+                let all_of_it = |held: &Held| {
+                    let mut mine = Record::clone(&held.record);
+                    mine.come_back(record);
+                    !mine.merge(Record::clone(record)).changed
+                };
                 let has = |to: &Pid| running(nodes, *to).and_then(|there| there.engine.table.get(key)).is_some_and(all_of_it);
                 if to.iter().any(has) {
                     to.retain(has);
@@ -346,7 +353,7 @@ impl Oracle {
             trace.tell(|| format!("{now:?} {pid:?} holds {}: {record:?}", name(key)));
             let Some(record) = record else {
                 self.held.entry(pid).or_default().remove(key);
-                let damaged = self.damaged.contains(&(pid, key.clone()));
+                let damaged = self.just_damaged.remove(&(pid, key.clone()));
                 if !damaged && engine.placement.rank(slot_of(key), &process.member).is_some() {
                     return Err(format!("{pid:?}, a holder, let go of {}", name(key)));
                 }
@@ -375,6 +382,7 @@ impl Oracle {
             }
             self.held.entry(pid).or_default().insert(key.clone(), record);
         }
+        self.just_damaged.retain(|(of, _)| *of != pid);
         changed.iter().try_for_each(|(key, _)| self.check(key, nodes))
     }
 

@@ -78,20 +78,20 @@ impl World {
 
     /// The store has done what it was to do, or not.
     pub(super) fn stored(&mut self, pid: Pid, number: u64) -> Verdict {
-        let done = self.calm || !self.chance.percent(10);
-        let time = self.time(pid.node);
+        let (time, calm) = (self.time(pid.node), self.calm);
+        let mut chance = Chance::new(self.chance.draw());
         let Some(store) = self.store(pid) else { return Ok(()) };
         match store.jobs.remove(&number) {
             Some(Job::Save(savings)) => {
-                for Saving { stored, .. } in savings.iter().filter(|_| done) {
-                    store.records.insert(stored.key().into(), stored.encode());
+                let savings: Vec<_> = savings.into_iter().map(|saving| (saving, calm || !chance.percent(10))).collect();
+                for (saving, _) in savings.iter().filter(|(_, done)| *done) {
+                    store.records.insert(saving.stored.key().into(), saving.stored.encode());
                 }
-                self.coverage.saw(if done { Fault::Saved } else { Fault::NotSaved });
-                self.trace.tell(|| {
-                    let keys: Vec<_> = savings.iter().map(|saving| super::oracle::name(saving.stored.key())).collect();
-                    format!("{:?} {pid:?} has saved {keys:?}: {done}", self.now)
-                });
-                let savings = savings.into_iter().map(|saving| (saving, done)).collect();
+                for (saving, done) in &savings {
+                    self.coverage.saw(if *done { Fault::Saved } else { Fault::NotSaved });
+                    let key = super::oracle::name(saving.stored.key());
+                    self.trace.tell(|| format!("{:?} {pid:?} has saved {key}: {done}", self.now));
+                }
                 self.with_process(pid, |engine| engine.saved(time, savings))
             }
             Some(Job::Forget(key)) => {
@@ -149,7 +149,9 @@ impl World {
         let time = self.time(pid.node);
         let mut must = false;
         self.with_process(pid, |engine| must = engine.must_load(time, key, change))?;
-        if must { self.ask_store(pid, key) } else { Ok(true) }
+        // Who does not wait for a disk has the values made whole later.
+        let waits = !matches!(change, Change::Update { .. }) || self.chance.percent(50);
+        if must && waits { self.ask_store(pid, key) } else { Ok(true) }
     }
 }
 

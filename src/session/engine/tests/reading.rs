@@ -265,6 +265,54 @@ fn what_finds_no_room_beside_an_older_copy_is_read_all_the_same() {
 }
 
 #[test]
+fn what_a_guest_has_and_finds_no_room_is_the_answer_although_a_holder_has_nothing() {
+    let mut group = Group::ready(3, &backups(0));
+    let full = group.join(Config { max_bytes: 1, ..backups(0) });
+    group.run_for(SECOND);
+    let key = owned_by(&group, 0);
+    group.create(0, &key, "n", "1");
+    let entry = group.engine(0).whole(&key).expect("it is here");
+    let Get::Asking(ticket) = group.get(full, &key) else { panic!("it is not here") };
+    // The owner is slow, so another one is asked as well, which has it as a guest. Then the owner has nothing.
+    let asked = group.wire.pop_back().expect("the owner is asked");
+    assert_eq!(asked.to, 0);
+    group.now += SECOND;
+    group.with(full, |engine, now| engine.timeout(now));
+    let guest = group.wire.back().expect("another is asked").to;
+    let answers = [(guest, message::Found::Entry(Box::new(entry))), (0, message::Found::Unsure)];
+    for (node, answer) in answers {
+        let (from, answer) = (group.nodes[node].member.clone(), Message::Fetched { request: ticket, answer });
+        group.with(full, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer)));
+    }
+    // Whoever else is asked has nothing either.
+    let mut rest = std::mem::take(&mut group.wire);
+    while let Some(packet) = rest.pop_front() {
+        if packet.from == full && matches!(decoded(&packet), Some(Message::Fetch { .. })) && packet.to != guest {
+            let answer = Message::Fetched { request: ticket, answer: message::Found::Unsure };
+            let from = group.nodes[packet.to].member.clone();
+            group.with(full, |engine, now| engine.receive(now, &from, &codec::encode(0, &answer)));
+            rest.append(&mut group.wire);
+        }
+    }
+    let (_, found) = group.nodes[full].fetched.pop().expect("all have answered");
+    assert!(found.expect("nobody is silent").is_some());
+}
+
+#[test]
+fn one_that_could_not_read_its_store_and_is_gone_is_not_waited_for() {
+    let mut group = Group::ready(3, &backups(0));
+    let key = owned_by(&group, 0);
+    let Get::Asking(ticket) = group.get(1, &key) else { panic!("it is not here") };
+    let owner = group.nodes[0].member.clone();
+    let answer = Message::Fetched { request: ticket, answer: message::Found::Unreadable };
+    group.with(1, |engine, now| engine.receive(now, &owner, &codec::encode(0, &answer)));
+    group.crash(0);
+    group.settle();
+    let (_, found) = group.nodes[1].fetched.pop().expect("the others have answered");
+    assert!(found.expect("nobody is left who could not tell").is_none());
+}
+
+#[test]
 fn a_change_that_is_refused_leaves_nothing_of_what_was_read() {
     let (mut group, key, full) = reader_without_room();
     let read = read(&mut group, full, &key);
