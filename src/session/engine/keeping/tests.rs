@@ -478,3 +478,24 @@ fn what_is_overdue_when_the_store_answers_is_asked_for_elsewhere() {
     let (_, found) = group.nodes[0].fetched.pop().expect("an answer");
     assert!(found.expect("the owner knows").is_some(), "it is in use");
 }
+
+#[test]
+fn an_older_answer_does_not_end_a_read_whose_own_store_fails() {
+    let mut group = Group::ready(3, &Config { copies: Copies::Everywhere, ..idle() });
+    group.create(0, b"cart", "n", "1");
+    let old = group.engine(0).whole(b"cart").expect("it is here");
+    group.set(0, b"cart", "n", "2");
+    group.run_for(SECOND * 5);
+    assert!(is_away(&group, 0, b"cart"));
+    group.nodes[0].store_fails = true;
+    let Get::Asking(ticket) = group.get(0, b"cart") else { panic!("it is in the store") };
+    // The first that is asked has not heard of the second change.
+    let asked = group.wire.pop_front().expect("another holder is asked");
+    let (from, answer) = (group.nodes[asked.to].member.clone(), Found::Entry(Box::new(old)));
+    let answer = codec::encode(0, &Message::Fetched { request: ticket, answer });
+    group.with(0, |engine, now| engine.receive(now, &from, &answer));
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("the other has answered");
+    let found = found.expect("it could tell").expect("it has it");
+    assert_eq!(found.value("n").map(|value| &value[..]), Some(&b"2"[..]));
+}
