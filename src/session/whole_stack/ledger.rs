@@ -169,7 +169,7 @@ impl Ledger {
         key: &[u8],
         record: &Arc<Record>,
         written: &[(&'static str, Write)],
-        known: Option<&[UniqueId]>,
+        known: &[UniqueId],
     ) {
         self.are_known(key, record);
         for (name, Write { birth, version }) in written {
@@ -180,9 +180,8 @@ impl Ledger {
         }
     }
 
-    /// Whether somebody who has a write was known all the time to the node that asked others; one that did not ask has it itself.
-    fn is_near(&self, node: NodeId, key: &[u8], version: Version, known: Option<&[UniqueId]>) -> bool {
-        let Some(known) = known else { return true };
+    /// Whether a node has a write itself, or knew somebody all the time who has it. One that has given it up, as it was alone, does not.
+    fn is_near(&self, node: NodeId, key: &[u8], version: Version, known: &[UniqueId]) -> bool {
         let known: BTreeSet<_> = known.iter().filter_map(|id| self.nodes.get(id)).collect();
         let mut deeds = self.deeds.get(key).into_iter().flatten().filter(|deed| deed.write.version == version);
         deeds.any(|deed| deed.holders.iter().any(|holder| *holder == node || known.contains(holder)))

@@ -81,7 +81,7 @@ impl Node {
         match self.engine.get(cx.time(), &request.key) {
             Get::Here(record) => {
                 let written = ledger.written(node, &request.key);
-                ledger.read(node, &request.key, &record, &written, None);
+                ledger.read(node, &request.key, &record, &written, &self.engine.participants());
                 self.act(cx, ledger, coverage, node, request, Some(record));
             }
             Get::Absent => self.act(cx, ledger, coverage, node, request, None),
@@ -235,7 +235,7 @@ impl Node {
                         coverage.fetched += 1;
                         let now = self.engine.participants();
                         let known: Vec<_> = known.into_iter().filter(|id| now.contains(id)).collect();
-                        ledger.read(node, &request.key, record, &written, Some(&known));
+                        ledger.read(node, &request.key, record, &written, &known);
                     }
                     if self.engine.phase() != Phase::Leaving && !ledger.closed {
                         self.act(cx, ledger, coverage, node, request, record);
