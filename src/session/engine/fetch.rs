@@ -288,8 +288,8 @@ impl Engine {
             Some(record) => self.lacks_written(&fetch.key, record),
             None => self.is_behind(&fetch.key),
         };
-        // Who was to be asked again may have what the last answers lacked: they may have crossed the write, and do not show that it is lost.
         fetch.silent.append(&mut fetch.failing);
+        // Who was to be asked again may have what the last answers lacked: they may have crossed the write, and do not show that it is lost.
         let all_heard = !too_late && fetch.silent.is_empty();
         if behind && !all_heard {
             return self.nobody_can_tell(ticket, fetch.silent);

@@ -1,4 +1,5 @@
-//! Members that let go of values while nobody uses them, and the store of each: slow, at times out of order, and gone with its process.
+//! Members that let go of values while nobody uses them, and the store of each: slow, failing or losing a record now and then, and gone
+//! with its process.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
