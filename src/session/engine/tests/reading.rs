@@ -396,8 +396,8 @@ fn only_a_joiner_has_it() -> (Group, usize, [u8; 4]) {
     (group, joiner, key)
 }
 
-#[test]
-fn what_ended_does_not_end_a_read_while_one_that_joins_may_have_what_began_anew() {
+/// Member 2 knows that an entry has ended; the joiner, 3, has what began anew, and who wrote it is dead. Member 0 holds nothing of it.
+fn ended_for_one_and_anew_at_a_joiner() -> (Group, [u8; 4]) {
     let (reader, writer, former) = (0, 1, 2);
     // The writer and the former holder have it at first; with the joiner, the writer and the joiner; without the writer, the joiner and
     // the former holder.
@@ -422,9 +422,39 @@ fn what_ended_does_not_end_a_read_while_one_that_joins_may_have_what_began_anew(
     assert!(group.value(joiner, &key, "n").is_some(), "it has confirmed it");
     assert!(group.engine(former).whole(&key).is_some_and(|old| !old.record.is_alive()), "it knows of the end only");
     group.crash(writer);
-    let Get::Asking(_) = group.get(reader, &key) else { panic!("it does not hold it") };
+    (group, key)
+}
+
+#[test]
+fn what_ended_does_not_end_a_read_while_one_that_joins_may_have_what_began_anew() {
+    let (mut group, key) = ended_for_one_and_anew_at_a_joiner();
+    let Get::Asking(_) = group.get(0, &key) else { panic!("it does not hold it") };
     group.settle();
-    let (_, found) = group.nodes[reader].fetched.pop().expect("all answer");
+    let (_, found) = group.nodes[0].fetched.pop().expect("all answer");
+    assert!(found.expect("the joiner knows").is_some(), "it began anew");
+}
+
+#[test]
+fn what_ended_does_not_end_a_read_while_one_that_joins_has_been_asked_and_may_answer() {
+    let (mut group, key) = ended_for_one_and_anew_at_a_joiner();
+    let Get::Asking(_) = group.get(0, &key) else { panic!("it does not hold it") };
+    // The first is slow, so the joiner is asked as well; then the first answers before it.
+    let first = group.wire.pop_back().expect("one holder is asked");
+    group.now += SECOND;
+    group.with(0, |engine, now| engine.timeout(now));
+    let asked = |packet: &Packet| packet.to == 3 && matches!(decoded(packet), Some(Message::Fetch { .. }));
+    let at = group.wire.iter().position(asked).expect("the joiner is asked");
+    let second = group.wire.remove(at).expect("it is there");
+    assert_eq!((first.to, second.to), (2, 3));
+    group.hand_over(first);
+    let answer = |packet: &Packet| packet.to == 0 && matches!(decoded(packet), Some(Message::Fetched { .. }));
+    let at = group.wire.iter().position(answer).expect("it answers");
+    let answer = group.wire.remove(at).expect("it is there");
+    group.hand_over(answer);
+    assert!(group.nodes[0].fetched.is_empty(), "the joiner may know better");
+    group.hand_over(second);
+    group.settle();
+    let (_, found) = group.nodes[0].fetched.pop().expect("both have answered");
     assert!(found.expect("the joiner knows").is_some(), "it began anew");
 }
 
